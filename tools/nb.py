@@ -1,0 +1,120 @@
+"""What the Makefile and the tests do with notebooks.
+
+python tools/nb.py export        write lca_md/ from nbs/, strip metadata, copy settings.ini into pyproject.toml's [tool.nbdev]
+python tools/nb.py test FILE     run one chapter as nbdev does; exit 1 with the failing cell if one fails
+python tools/nb.py table         cells, lines, pictures and words of every chapter
+"""
+import argparse, ast, os, re, sys
+from configparser import ConfigParser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS, LIB = ROOT/"nbs", ROOT/"lca_md"
+
+
+def settings(root:Path = ROOT) -> dict:
+    "settings.ini as a dictionary of strings, runs of white space made single."
+    ini = ConfigParser(delimiters=["="], interpolation=None)
+    ini.read(root/"settings.ini", encoding="utf-8")
+    return {k: " ".join(v.split()) for k, v in ini["DEFAULT"].items()}
+
+
+def sync_pyproject(root:Path = ROOT):
+    "Write settings.ini into the [tool.nbdev] table of pyproject.toml."
+    path = root/"pyproject.toml"
+    table = "".join(f'{k} = "{v}"\n' for k, v in settings(root).items())
+    old = path.read_text(encoding="utf-8")
+    new, n = re.subn(r"(?ms)^\[tool\.nbdev\]\n.*?(?=^\[|\Z)", lambda _: f"[tool.nbdev]\n{table}\n", old)
+    if n != 1: raise SystemExit("error: pyproject.toml needs exactly one [tool.nbdev] table")
+    if new != old: path.write_text(new, encoding="utf-8")
+
+
+def export():
+    "Everything that must be in step before a commit."
+    from nbdev.clean import nbdev_clean
+    from nbdev.doclinks import nbdev_export
+    os.environ.pop("IN_TEST", None)
+    os.chdir(ROOT)
+    sync_pyproject()
+    nbdev_clean.__wrapped__()
+    nbdev_export.__wrapped__()
+
+
+def code_of(cell_source:str) -> str:
+    "A cell's code without nbdev's `#|` lines and outer blank lines."
+    return "\n".join(line for line in cell_source.splitlines() if not re.match(r"\s*#\s*\|", line)).strip()
+
+
+def exported_places() -> dict:  # code of a cell -> (module file, line number of its first line less one)
+    "Where the code of each exported cell stands in the package."
+    places = {}
+    for file in sorted(LIB.glob("*.py")):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        heads = [i for i, line in enumerate(lines) if line.startswith("# %% ")] + [len(lines)]
+        for a, b in zip(heads, heads[1:]):
+            block = "\n".join(lines[a + 1:b])
+            places[block.strip()] = (str(file), a + 1 + len(block) - len(block.lstrip("\n")))
+    return places
+
+
+def count_exported_cells():
+    "Compile exported cells under their module's file name and lines, so that coverage counts what a chapter executes of the package."
+    from IPython.core.compilerop import CachingCompiler
+    places, name, parse = exported_places(), CachingCompiler.get_code_name, CachingCompiler.ast_parse
+
+    def get_code_name(self, raw_code, transformed_code, number):
+        found = places.get(code_of(raw_code))
+        return found[0] if found else name(self, raw_code, transformed_code, number)
+
+    def cache(self, transformed_code, number=0, raw_code=None, plain=CachingCompiler.cache):
+        if code_of(raw_code or transformed_code) not in places: return plain(self, transformed_code, number, raw_code)
+        return get_code_name(self, raw_code or transformed_code, transformed_code, number)
+
+    def ast_parse(self, source, filename="<unknown>", symbol="exec"):
+        tree, found = parse(self, source, filename, symbol), places.get(code_of(source))
+        if found:
+            skipped = next(i for i, line in enumerate(source.splitlines()) if line.strip() and not re.match(r"\s*#\s*\|", line))
+            ast.increment_lineno(tree, found[1] - skipped)
+        return tree
+
+    CachingCompiler.cache, CachingCompiler.ast_parse = cache, ast_parse
+
+
+def test(path:Path) -> bool:  # whether every cell ran
+    "Run a chapter through nbdev, without the cells that settings.ini's tst_flags name; the notebook file stays as it is."
+    os.environ["IN_TEST"] = "1"
+    from nbdev.test import test_nb
+    if os.environ.get("LCA_COVER_CELLS"): count_exported_cells()
+    return test_nb(path.resolve(), skip_flags=settings()["tst_flags"].split(), basepath=ROOT)[0]
+
+
+def chapters() -> list[Path]:
+    "The numbered chapters, in order."
+    return sorted(NBS.glob("[0-9]*.ipynb"))
+
+
+def table():
+    "One line per chapter, to hold against the style of the book."
+    from execnb.nbio import read_nb
+    print(f"{'chapter':<18}{'cells':>6}{'code':>6}{'median':>8}{'p90':>5}{'longest':>9}{'pictures':>10}{'words/line':>12}{'KiB':>6}")
+    for path in chapters():
+        cells = read_nb(path).cells
+        sizes = sorted(n for c in cells if c.cell_type == "code" and (n := len([x for x in code_of(c.source).splitlines() if x.strip()])))
+        words = sum(len(c.source.split()) for c in cells if c.cell_type == "markdown")
+        pictures = sum(any(k.startswith("image/") for k in o.get("data", {})) for c in cells for o in c.get("outputs", []))
+        print(f"{path.stem:<18}{len(cells):>6}{len(sizes):>6}{sizes[len(sizes)//2]:>8}{sizes[int(len(sizes)*.9)]:>5}{sizes[-1]:>9}{pictures:>10}"
+              f"{words/sum(sizes):>12.1f}{path.stat().st_size/1024:>6.0f}")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("do", choices=["export", "test", "table"])
+    p.add_argument("file", nargs="?", type=Path, help="the notebook to test")
+    a = p.parse_args()
+    if a.do == "export": export()
+    elif a.do == "table": table()
+    elif a.file is None: p.error("test needs a notebook")
+    elif not test(a.file): sys.exit(1)
+
+
+if __name__ == "__main__": main()
