@@ -25,10 +25,10 @@ install: $(VENV)/.installed ## create .venv and install the package into it (onc
 install-dev: $(VENV)/.installed-dev ## the same, with the tools for tests, site and notebooks
 
 test: install-dev ## run every test: chapters, modules, run notebooks, packaging, repository
-	$(ONE_THREAD) $(PY) -m pytest -n $(WORKERS) $(ARGS)
+	$(ONE_THREAD) $(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 coverage: install-dev ## the tests again, with the share of lca_md/ that chapters and tests execute (htmlcov/)
-	$(ONE_THREAD) LCA_COVER_CELLS=1 $(PY) -m pytest -n $(WORKERS) --cov --cov-report=term --cov-report=html $(ARGS)
+	$(ONE_THREAD) LCA_COVER_CELLS=1 $(PY) -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term --cov-report=html $(ARGS)
 
 bench: install-dev ## speed and memory, as ratios measured in one run
 	@set -e; for f in benchmarks/*.py; do echo "== $$f"; $(PY) "$$f"; done
@@ -40,10 +40,10 @@ lint: install-dev ## style checks of package, tests and tools
 	$(PY) -m ruff check lca_md tests tools benchmarks setup.py
 
 site: install-dev ## build the book's website into _site/
-	$(PY) tools/site.py build
+	$(PY) tools/website.py build
 
 serve: install-dev ## build the website and show it at a local address (PORT=8000)
-	$(PY) tools/site.py serve --port $(or $(PORT),8000)
+	$(PY) tools/website.py serve --port $(or $(PORT),8000)
 
 lab: install-dev ## open the book in JupyterLab
 	$(PY) -m jupyterlab --notebook-dir=nbs $(ARGS)

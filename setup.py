@@ -46,7 +46,7 @@ setup(
     author=cfg["author"],
     author_email=cfg["author_email"],
     url=cfg["git_url"],
-    license=LICENSE[cfg["license"]],
+    license_expression=LICENSE[cfg["license"]],
     license_files=["LICENSE"],
     keywords=cfg["keywords"].split(),
     classifiers=[f"Development Status :: {STATUS[int(cfg['status'])]}", "Intended Audience :: Science/Research",

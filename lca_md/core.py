@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['LcaError', 'ConfigError', 'DataError', 'CheckpointError', 'nearest', 'atomic_write', 'write_json', 'seed_everything',
-           'fresh_folder', 'setting', 'Config', 'config_fields', 'as_bool', 'as_int', 'as_float', 'as_str', 'as_list',
-           'as_dict', 'coerce', 'check_keys', 'check_config', 'is_released', 'from_released', 'config_path']
+           'fresh_folder', 'setting', 'Settings', 'Config', 'config_fields', 'as_bool', 'as_int', 'as_float', 'as_str',
+           'as_list', 'as_dict', 'coerce', 'check_keys', 'check_config', 'is_released', 'from_released', 'config_path']
 
 # %% ../nbs/00_core.ipynb #3bca72a7
 import dataclasses, difflib, json, os, random, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -78,10 +77,11 @@ def seed_everything(seed:int, # any integer >= 0
 
 # %% ../nbs/00_core.ipynb #a61aeff8
 def fresh_folder(path:str|Path, # where the new run will write
+                 marker:str="*", # only if a file of this name (or pattern) is there does the folder hold an earlier run
                 )->tuple[Path, str]: # the empty folder, and a sentence about what was moved ("" if nothing was)
     "Make an empty folder at `path`; what was there before is renamed to `path.1`, `path.2`, ..."
     path, said = Path(path), ""
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and any(path.glob(marker)):
         n = next(i for i in range(1, 10**6) if not path.with_name(f"{path.name}.{i}").exists())
         old = path.rename(path.with_name(f"{path.name}.{n}"))
         said = f"{path} held an earlier run: it is now {old}"
@@ -99,8 +99,13 @@ def setting(default, # the default; lists and dicts are copied
     return field(default=default, metadata=meta)
 
 # %% ../nbs/00_core.ipynb #56eae1bb
+class Settings:
+    "Base of all configurations: a dataclass whose values are checked and converted when it is made."
+    def __post_init__(self): check_config(self)
+
+# %% ../nbs/00_core.ipynb #8593d9cb
 @dataclass
-class Config:
+class Config(Settings):
     "Every setting of a run. The defaults are the released CUB recipe of LCA-MD at DeiT-Tiny size; configs/ holds the thirteen named ones."
     # what is trained, on what
     arch:str = setting("deit_lca_md_tiny_patch16_224", "model name, as registered with timm")
@@ -144,14 +149,13 @@ class Config:
     workers:int = setting(0, "processes that load images")
     threads:int = setting(0, "CPU threads (0: PyTorch's choice)")
 
-    def __post_init__(self): check_config(self)
+# %% ../nbs/00_core.ipynb #1971fe69
+def config_fields(cls:type=Config, # a `Settings` dataclass
+                 )->dict: # name -> dataclass field, in order
+    "The fields of a configuration by name."
+    return {f.name: f for f in dataclasses.fields(cls)}
 
-# %% ../nbs/00_core.ipynb #9798711f
-def config_fields()->dict: # name -> dataclass field, in order
-    "The fields of `Config` by name."
-    return {f.name: f for f in dataclasses.fields(Config)}
-
-# %% ../nbs/00_core.ipynb #930ded52
+# %% ../nbs/00_core.ipynb #a04c1317
 def as_bool(v):
     "`v` as a bool: true/false, yes/no, 1/0; anything else raises `ValueError`."
     if isinstance(v, str) and v.lower() in ("true", "yes", "1"): return True
@@ -159,25 +163,25 @@ def as_bool(v):
     if isinstance(v, (bool, np.bool_)) or v in (0, 1): return bool(v)
     raise ValueError(v)
 
-# %% ../nbs/00_core.ipynb #a04c1317
+# %% ../nbs/00_core.ipynb #778fbf1b
 def as_int(v):
     "`v` as an int; 3.5, True and text that is no whole number raise `ValueError`."
     if isinstance(v, bool) or float(v) != int(float(v)): raise ValueError(v)
     return int(float(v))
 
-# %% ../nbs/00_core.ipynb #778fbf1b
+# %% ../nbs/00_core.ipynb #565b101d
 def as_float(v):
     "`v` as a finite float; True, nan and text that is no number raise `ValueError`."
     if isinstance(v, bool) or not np.isfinite(float(v)): raise ValueError(v)
     return float(v)
 
-# %% ../nbs/00_core.ipynb #59f5b5e6
+# %% ../nbs/00_core.ipynb #578af86a
 def as_str(v):
     "`v` as a str; only text and paths pass, others raise `ValueError`."
     if not isinstance(v, (str, Path)): raise ValueError(v)
     return str(v)
 
-# %% ../nbs/00_core.ipynb #578af86a
+# %% ../nbs/00_core.ipynb #4d1f1d3f
 def as_list(v):
     "`v` as a list of numbers or strings; comma separated text and single values are accepted."
     if isinstance(v, str): v = [s.strip() for s in v.strip("[]").split(",") if s.strip()]
@@ -189,21 +193,22 @@ def _number(x):
         try: return as_float(x)
         except (ValueError, TypeError): return x
 
-# %% ../nbs/00_core.ipynb #4d1f1d3f
+# %% ../nbs/00_core.ipynb #9b076f41
 def as_dict(v):
     "`v` as a dict; text is read as inline YAML, e.g. `{depth: 6}`. Others raise `ValueError`."
     v = yaml.safe_load(v) if isinstance(v, str) and v else v or {}
     if not isinstance(v, dict): raise ValueError(v)
     return dict(v)
 
-# %% ../nbs/00_core.ipynb #22b172f7
+# %% ../nbs/00_core.ipynb #ffc54601
 _coercers = {bool: as_bool, int: as_int, float: as_float, str: as_str, list: as_list, dict: as_dict}
-def coerce(name:str, # a field of `Config`
+def coerce(name:str, # a field
            value, # what was given
            where:str="", # file or command it came from, for the message
+           cls:type=Config, # the configuration it belongs to
           ): # the value in the field's type
     "`value` in the type of field `name`. Raises `ConfigError` naming key, type and value."
-    f = config_fields()[name]
+    f = config_fields(cls)[name]
     try: value = _coercers[f.type](value)
     except (ValueError, TypeError, yaml.YAMLError):
         raise ConfigError(f"{where}{name}: expected {f.type.__name__}, got {value!r} ({f.metadata['help']})") from None
@@ -213,27 +218,29 @@ def coerce(name:str, # a field of `Config`
         raise ConfigError(f"{where}{name}: {value!r} is not one of {', '.join(choices)}" + (f"; did you mean {guess!r}?" if guess else ""))
     return value
 
-# %% ../nbs/00_core.ipynb #807a4872
+# %% ../nbs/00_core.ipynb #92773792
 def check_keys(keys, # names that were given
                where:str="", # file or command they came from, for the message
+               cls:type=Config, # the configuration they belong to
               ):
-    "Raises `ConfigError` for the first key that is no field of `Config`, with the nearest valid name."
+    "Raises `ConfigError` for the first key that is no field of `cls`, with the nearest valid name."
+    valid = config_fields(cls)
     for k in keys:
-        if k in config_fields(): continue
-        guess = nearest(k, config_fields())
-        raise ConfigError(f"{where}unknown key {k!r}" + (f"; did you mean {guess!r}?" if guess else f"; valid keys: {', '.join(config_fields())}"))
+        if k in valid: continue
+        guess = nearest(k, valid)
+        raise ConfigError(f"{where}unknown key {k!r}" + (f"; did you mean {guess!r}?" if guess else f"; valid keys: {', '.join(valid)}"))
 
-# %% ../nbs/00_core.ipynb #92773792
-def check_config(cfg:Config, # changed in place: values are converted to their field's type
+# %% ../nbs/00_core.ipynb #c537d646
+def check_config(cfg:Settings, # changed in place: values are converted to their field's type
                 ):
     "Check and convert every value of `cfg`. Raises `ConfigError`."
-    for k,v in vars(cfg).items(): setattr(cfg, k, coerce(k, v))
+    for k,v in vars(cfg).items(): setattr(cfg, k, coerce(k, v, cls=type(cfg)))
     for k in ("img_size", "batch_size", "eval_every"):
-        if getattr(cfg, k) < 1: raise ConfigError(f"{k}: must be at least 1, got {getattr(cfg, k)}")
+        if getattr(cfg, k, 1) < 1: raise ConfigError(f"{k}: must be at least 1, got {getattr(cfg, k)}")
     for k in ("epochs", "max_steps", "num_classes", "val_per_class", "seed", "workers", "threads", "lr", "weight_decay"):
-        if getattr(cfg, k) < 0: raise ConfigError(f"{k}: must not be negative, got {getattr(cfg, k)}")
+        if getattr(cfg, k, 0) < 0: raise ConfigError(f"{k}: must not be negative, got {getattr(cfg, k)}")
 
-# %% ../nbs/00_core.ipynb #da5efc47
+# %% ../nbs/00_core.ipynb #dcdf3afb
 _sections = ("BASIC", "MODEL", "DATA", "TRAIN", "TEST", "SOLVER")
 _released = {"BASIC.SEED": "seed", "BASIC.NUM_WORKERS": "workers", "BASIC.SAVE_ROOT": "out", "MODEL.ARCH": "arch", "MODEL.CAM_THR": "fixed_threshold", "DATA.DATADIR": "data",
              "DATA.NUM_CLASSES": "num_classes", "DATA.CROP_SIZE": "img_size", "TRAIN.BATCH_SIZE": "batch_size", "SOLVER.LR_STEPS": "lr_steps", "SOLVER.LR_FACTOR": "lr_factor", "SOLVER.NUM_EPOCHS": "epochs"}
@@ -241,12 +248,12 @@ def is_released(d:dict)->bool: # True for the nested layout
     "Whether `d` has the original project's sections."
     return any(isinstance(d.get(s), dict) for s in _sections)
 
-# %% ../nbs/00_core.ipynb #dcdf3afb
+# %% ../nbs/00_core.ipynb #ca1e35b9
 _ineffective = {"SOLVER.START_LR": "the rate came from --lr", "SOLVER.WEIGHT_DECAY": "the decay came from --weight-decay", "SOLVER.MUMENTUM": "never read", "MODEL.TOP_K": "never read",
                 "MODEL.LOCALIZER_DIR": "never read", "TRAIN.ALPHA": "never read", "TRAIN.BETA": "never read", "TEST.SAVE_BOXED_IMAGE": "never read", "TEST.SAVE_CAMS": "never read",
                 "TEST.CKPT_DIR": "never read", "DATA.SCALE_SIZE": "never read", "DATA.SCALE_LENGTH": "never read", "BASIC.GPU_ID": "never read"}
 
-# %% ../nbs/00_core.ipynb #ca1e35b9
+# %% ../nbs/00_core.ipynb #53e8b629
 def from_released(d:dict, # the nested dictionary
                  )->tuple[dict, list[str]]: # flat keys of `Config`, and a note per key that is not carried over
     "Convert the original project's nested configuration. Raises `ConfigError` for keys it never had. (Released code, config section.)"
@@ -258,18 +265,18 @@ def from_released(d:dict, # the nested dictionary
         elif k not in _released and k != "DATA.DATASET": notes.append(f"{k}: not used here")
     return out, notes
 
-# %% ../nbs/00_core.ipynb #0e7e367f
+# %% ../nbs/00_core.ipynb #89672f22
 @patch(cls_method=True)
-def from_dict(cls:Config,
+def from_dict(cls:Settings,
               d:dict, # key -> value
               where:str="", # file or command it came from, for messages
-             )->Config:
-    "A `Config` from a flat dictionary; the original project's nested one is recognized and converted. Raises `ConfigError`."
+             )->Settings:
+    "A configuration from a flat dictionary; the original project's nested one is recognized and converted. Raises `ConfigError`."
     if is_released(d): d = from_released(d)[0]
-    check_keys(d, where)
-    return cls(**{k: coerce(k, v, where) for k,v in d.items()})
+    check_keys(d, where, cls)
+    return cls(**{k: coerce(k, v, where, cls) for k,v in d.items()})
 
-# %% ../nbs/00_core.ipynb #31bbef97
+# %% ../nbs/00_core.ipynb #237748de
 def config_path(name:str|Path, # a path, or a short name such as "CUB/deit_lca_md_small_patch16_224"
                )->Path: # the file
     "The YAML file meant by `name`. Raises `ConfigError` listing what ships if there is none."
@@ -280,9 +287,9 @@ def config_path(name:str|Path, # a path, or a short name such as "CUB/deit_lca_m
     guess = nearest(name, shipped)
     raise ConfigError(f"no configuration file {str(name)!r}; " + (f"did you mean {guess!r}?" if guess else f"shipped: {', '.join(shipped)}"))
 
-# %% ../nbs/00_core.ipynb #237748de
+# %% ../nbs/00_core.ipynb #9405cdd5
 @patch(cls_method=True)
-def from_yaml(cls:Config,
+def from_yaml(cls:Settings,
               path:str|Path, # a YAML file or a shipped short name
               **over, # values that replace those of the file
              )->Config:
@@ -292,28 +299,28 @@ def from_yaml(cls:Config,
     except yaml.YAMLError as e: raise ConfigError(f"{path}: not valid YAML: {' '.join(str(e).split())}") from None
     if not isinstance(d, dict): raise ConfigError(f"{path}: expected `key: value` lines, got {type(d).__name__}")
     if is_released(d): d = from_released(d)[0]
-    check_keys(d, f"{path}: ")
-    return cls.from_dict({**{k: coerce(k, v, f"{path}: ") for k,v in d.items()}, **over})
+    check_keys(d, f"{path}: ", cls)
+    return cls.from_dict({**{k: coerce(k, v, f"{path}: ", cls) for k,v in d.items()}, **over})
 
-# %% ../nbs/00_core.ipynb #1fbcf163
-_jupyter = {"In", "Out", "exit", "quit", "open", "get_ipython"}
+# %% ../nbs/00_core.ipynb #3dde4a2a
+_jupyter, _plain = {"In", "Out"}, (str, bool, int, float, list, tuple, dict, type(None), Path)
 @patch(cls_method=True)
-def from_namespace(cls:Config,
+def from_namespace(cls:Settings,
                    ns:dict, # `globals()` of the notebook, right after its parameters cell
                   )->Config:
     "A `Config` from a notebook's variables. Raises `ConfigError` for any variable that is no field."
-    given = {k: v for k,v in ns.items() if not k.startswith("_") and k not in _jupyter and not callable(v) and not isinstance(v, ModuleType)}
+    given = {k: v for k,v in ns.items() if not k.startswith("_") and k not in _jupyter and isinstance(v, _plain)}
     return cls.from_dict(given, "parameters: ")
-
-# %% ../nbs/00_core.ipynb #ffcd525e
-@patch
-def to_dict(self:Config)->dict: # key -> value, in field order
-    "All settings as a plain dictionary."
-    return {k: getattr(self, k) for k in config_fields()}
 
 # %% ../nbs/00_core.ipynb #85bc37d7
 @patch
-def to_yaml(self:Config,
+def to_dict(self:Settings)->dict: # key -> value, in field order
+    "All settings as a plain dictionary."
+    return {k: getattr(self, k) for k in config_fields(type(self))}
+
+# %% ../nbs/00_core.ipynb #d5dbcfc0
+@patch
+def to_yaml(self:Settings,
             path:str|Path|None=None, # also write it here
            )->str: # the YAML text
     "All settings as YAML text."

@@ -6,9 +6,11 @@
 __all__ = ['THRESHOLDS', 'IOUS', 'Protocol', 'LocalizationMetrics', 'top_classes', 'pick_maps', 'bootstrap_interval',
            'score_boxes', 'whole_image_baseline', 'centred_box', 'best_centred_baseline']
 
-# %% ../nbs/21_metrics.ipynb #1f609354
+# %% ../nbs/21_metrics.ipynb #f46f8de5
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -17,11 +19,11 @@ from fastcore.basics import patch
 from .boxes import all_boxes, best_iou, largest_boxes, normalize_map, resize_maps, to_levels, to_numpy
 from .core import DataError, LcaError, atomic_write
 
-# %% ../nbs/21_metrics.ipynb #f46f8de5
+# %% ../nbs/21_metrics.ipynb #9adeb1ea
 THRESHOLDS = np.arange(0, 1, .01)  # the standard sweep: 0, 0.01, ... 0.99 of each map's maximum
 IOUS = (.3, .5, .7)                # overlap that counts as found: lenient, standard, strict
 
-# %% ../nbs/21_metrics.ipynb #0ea08e73
+# %% ../nbs/21_metrics.ipynb #40aa6375
 @dataclass(frozen=True)
 class Protocol:
     "How a localization number was made: which map, which rule for the threshold, which split. Raises `ValueError` if that is no protocol."
@@ -41,7 +43,7 @@ class Protocol:
         how = {"fixed": "threshold {:.2f} fixed", "val": "threshold {:.2f} chosen on val", "oracle": "best threshold of this split (oracle)"}
         return f"{self.map} map, {how[self.rule].format(self.threshold)}, {self.split} split"
 
-# %% ../nbs/21_metrics.ipynb #c9cb670b
+# %% ../nbs/21_metrics.ipynb #31cb2cc2
 class LocalizationMetrics:
     "Collects, image by image, what every localization and classification metric needs; then answers under any protocol."
     def __init__(self,
@@ -54,18 +56,18 @@ class LocalizationMetrics:
         self.thresholds, self.keep, self.multi = np.atleast_1d(to_numpy(thresholds)).astype(np.float64), keep, multi
         self.reset()
 
-# %% ../nbs/21_metrics.ipynb #b0ef0162
+# %% ../nbs/21_metrics.ipynb #57d8d885
 @patch
 def reset(self:LocalizationMetrics):
     "Forget every image."
     self._rows, T = [], len(self.thresholds)
     self.pixels = np.zeros((2, T + 3), dtype=np.int64)  # [object or background, score bin]
 
-# %% ../nbs/21_metrics.ipynb #e9d625a0
+# %% ../nbs/21_metrics.ipynb #5baa30bd
 @patch
 def __len__(self:LocalizationMetrics): return sum(len(r["label"]) for r in self._rows)
 
-# %% ../nbs/21_metrics.ipynb #d51b4afb
+# %% ../nbs/21_metrics.ipynb #72a6f500
 def top_classes(logits, # [B, K]
                 k:int=5,
                )->np.ndarray: # [B, min(k, K)] int, best first
@@ -74,7 +76,7 @@ def top_classes(logits, # [B, K]
     if np.isnan(logits).any(): raise DataError("the logits contain NaN: the model or its input diverged")
     return np.argsort(-logits, axis=1, kind="stable")[:, :k]
 
-# %% ../nbs/21_metrics.ipynb #673c6ee1
+# %% ../nbs/21_metrics.ipynb #e6ed1e2d
 def pick_maps(cams, # [B, K, h, w]; [B, 1, h, w] or [B, h, w] if one map serves all classes; or an object with `maps_for(classes)`
               classes:np.ndarray, # [B, k] int
              )->np.ndarray: # [B, k, h, w]
@@ -84,7 +86,7 @@ def pick_maps(cams, # [B, K, h, w]; [B, 1, h, w] or [B, h, w] if one map serves 
     rows = np.arange(len(classes))[:, None]
     return to_numpy(cams[rows, classes if cams.shape[1] > 1 else np.zeros_like(classes)])
 
-# %% ../nbs/21_metrics.ipynb #a3f537c6
+# %% ../nbs/21_metrics.ipynb #3ba1e800
 def _check_boxes(boxes, n):
     boxes = [to_numpy(b).reshape(-1, 4) for b in boxes]
     if len(boxes) != n: raise DataError(f"{n} images but boxes for {len(boxes)}")
@@ -93,7 +95,7 @@ def _check_boxes(boxes, n):
         if (b[:, 2:] < b[:, :2]).any(): raise DataError(f"image {i} of the batch has a box whose corners are swapped: {b.tolist()}")
     return boxes
 
-# %% ../nbs/21_metrics.ipynb #e88d76f6
+# %% ../nbs/21_metrics.ipynb #e621013f
 @patch
 def _score(self:LocalizationMetrics, maps, classes, boxes, mask):
     "One image: IoU [1+k, T] of each class's box with the truth, and of all contours of the first class's map [T]."
@@ -105,7 +107,7 @@ def _score(self:LocalizationMetrics, maps, classes, boxes, mask):
     if mask is not None: self._add_mask(scaled[back[0]], mask)
     return iou, np.array([best_iou(b, boxes).max(initial=0) for b in found], dtype=np.float32)
 
-# %% ../nbs/21_metrics.ipynb #3d5c617f
+# %% ../nbs/21_metrics.ipynb #8d02ed81
 @patch
 def update(self:LocalizationMetrics,
            cams, # [B, K, h, w] maps, or an object with `.maps_for(classes [B, k]) -> [B, k, h, w]` such as a model's output
@@ -116,8 +118,8 @@ def update(self:LocalizationMetrics,
           ):
     "Add a batch of images. Raises `DataError` for NaN, a label out of range, or an image without a box."
     label, top = to_numpy(labels).astype(int).reshape(-1), top_classes(logits, self.keep)
-    if len(label) and not 0 <= label.min() <= label.max() < logits.shape[1]:
-        raise DataError(f"labels from {label.min()} to {label.max()}, but the logits have {logits.shape[1]} classes")
+    if len(label) and not 0 <= label.min() <= label.max() < np.shape(logits)[1]:
+        raise DataError(f"labels go from {label.min()} to {label.max()}, but the logits have {np.shape(logits)[1]} classes")
     row = dict(label=label, top=top)
     if boxes is not None:
         boxes, classes = _check_boxes(boxes, len(label)), np.concatenate([label[:, None], top], 1)
@@ -126,14 +128,14 @@ def update(self:LocalizationMetrics,
         row.update(gt=[s[0][0] for s in scored], pred=[s[0][1:] for s in scored], multi=[s[1] for s in scored])
     self._add({k: np.asarray(v) for k, v in row.items()})
 
-# %% ../nbs/21_metrics.ipynb #e9560577
+# %% ../nbs/21_metrics.ipynb #dca346a0
 @patch
 def _add(self:LocalizationMetrics, row):
     if not len(row["label"]): return
     if self._rows and self._rows[0].keys() != row.keys(): raise DataError("some images came with boxes and some without")
     self._rows.append(row)
 
-# %% ../nbs/21_metrics.ipynb #9adeb1ea
+# %% ../nbs/21_metrics.ipynb #d6dff204
 @patch
 def _get(self:LocalizationMetrics, name):
     "All images' values of one kind, concatenated."
@@ -142,7 +144,7 @@ def _get(self:LocalizationMetrics, name):
     if len(self._rows) > 1: self._rows = [{k: np.concatenate([r[k] for r in self._rows]) for k in self._rows[0]}]
     return self._rows[0][name]
 
-# %% ../nbs/21_metrics.ipynb #40aa6375
+# %% ../nbs/21_metrics.ipynb #23389e97
 @patch
 def best_ious(self:LocalizationMetrics,
               map:str="gt", # "gt": true class's map; "pred": map of the top-1 class; "multi": best of all contours of the gt map
@@ -150,20 +152,20 @@ def best_ious(self:LocalizationMetrics,
     "IoU of each image's box with its best true box, at every threshold."
     return self._get("pred")[:, 0] if map == "pred" else self._get(map)
 
-# %% ../nbs/21_metrics.ipynb #67ad9efd
+# %% ../nbs/21_metrics.ipynb #1626e76e
 @patch
 def curve(self:LocalizationMetrics, map:str="gt", iou:float=.5)->np.ndarray: # [T] percent
     "Percentage of images found at each threshold."
     return 100 * (self.best_ious(map) >= np.float32(iou)).sum(0) / len(self)
 
-# %% ../nbs/21_metrics.ipynb #83e84687
+# %% ../nbs/21_metrics.ipynb #5c76de4e
 @patch
 def choose_threshold(self:LocalizationMetrics, map:str="gt", iou:float=.5)->float:
     "The threshold that finds most of *these* images (call it on val); of equals the one with the highest mean IoU, then the first."
     found, overlap = self.curve(map, iou), self.best_ious(map).mean(0, dtype=np.float64)
     return float(self.thresholds[np.lexsort((-overlap, -found))[0]])
 
-# %% ../nbs/21_metrics.ipynb #88155c85
+# %% ../nbs/21_metrics.ipynb #155ce1ca
 @patch
 def _column(self:LocalizationMetrics, protocol):
     "Index of the protocol's threshold, or None for an oracle."
@@ -173,14 +175,14 @@ def _column(self:LocalizationMetrics, protocol):
         raise LcaError(f"the threshold {protocol.threshold} was not swept; the nearest that was is {self.thresholds[i]:.4g}")
     return i
 
-# %% ../nbs/21_metrics.ipynb #31cb2cc2
+# %% ../nbs/21_metrics.ipynb #5abd5641
 @patch
 def classification(self:LocalizationMetrics)->dict: # percent
     "Top-1 and top-5 accuracy."
     right, n = self._get("top") == self._get("label")[:, None], len(self)
     return {f"top{k}_cls": float(100 * right[:, :k].any(1).sum() / n) for k in (1, 5) if k <= self.keep}
 
-# %% ../nbs/21_metrics.ipynb #57d8d885
+# %% ../nbs/21_metrics.ipynb #2c31c083
 @patch
 def _per_image(self:LocalizationMetrics, map):
     "Every metric as a matrix [N, T]: its mean over images is its value at each threshold."
@@ -191,7 +193,7 @@ def _per_image(self:LocalizationMetrics, map):
     if self.multi and map == "gt": out |= {f"maxboxaccv2_{round(100*d)}": self._get("multi") >= np.float32(d) for d in IOUS}
     return {"mean_iou": iou, **out}
 
-# %% ../nbs/21_metrics.ipynb #5baa30bd
+# %% ../nbs/21_metrics.ipynb #8ef2ad4f
 @patch
 def _values(self:LocalizationMetrics, protocol, rows=slice(None)):
     i = self._column(protocol)
@@ -204,7 +206,7 @@ def _values(self:LocalizationMetrics, protocol, rows=slice(None)):
         if three: out[f"{name}_mean"] = float(np.mean(three))
     return out
 
-# %% ../nbs/21_metrics.ipynb #d9e3a12c
+# %% ../nbs/21_metrics.ipynb #97cccd88
 @patch
 def compute(self:LocalizationMetrics,
             protocol:Protocol|str=Protocol(), # or "released": the 28 values of the released evaluation code
@@ -220,7 +222,54 @@ def compute(self:LocalizationMetrics,
     if self.pixels.any() and protocol.map == "gt": out |= dict(pxap=self.pxap(), pixel_iou=float(self.pixel_iou().max() if i is None else self.pixel_iou()[i]))
     return out
 
-# %% ../nbs/21_metrics.ipynb #72a6f500
+# %% ../nbs/21_metrics.ipynb #55b78f21
+@patch
+def hits(self:LocalizationMetrics, protocol:Protocol=Protocol(), iou:float=.5)->np.ndarray: # [N] bool
+    "Which images are found under a protocol."
+    i = self._column(protocol)
+    return self.best_ious(protocol.map)[:, self.curve(protocol.map, iou).argmax() if i is None else i] >= np.float32(iou)
+
+# %% ../nbs/21_metrics.ipynb #2d17bfef
+def bootstrap_interval(values, # [N] one number (or hit) per image
+                       level:float=.95, # coverage
+                       n:int=1000, # resamples
+                       seed:int=0,
+                      )->tuple[float, float]: # low and high of the mean, in the units of `values`
+    "Percentile interval of a mean over images (Efron's bootstrap): how far the number would move with other images of the same kind."
+    values, rng = to_numpy(values).astype(float), np.random.default_rng(seed)
+    means = np.array([rng.choice(values, len(values)).mean() for _ in range(n)])
+    return tuple(float(q) for q in np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
+
+# %% ../nbs/21_metrics.ipynb #d9b75e86
+@patch
+def _add_mask(self:LocalizationMetrics, scores, mask):
+    mask = to_numpy(mask).astype(np.uint8)
+    if mask.shape != scores.shape: raise DataError(f"a mask of shape {mask.shape} for a map of shape {scores.shape}")
+    edges = np.concatenate([[-1], self.thresholds, [1, 2, 3]])
+    for i, kind in enumerate((1, 0)): self.pixels[i] += np.histogram(scores[mask == kind], edges)[0]
+
+# %% ../nbs/21_metrics.ipynb #67be1951
+@patch
+def _pixel_counts(self:LocalizationMetrics):
+    "Object and background pixels that score at least each threshold, [T+2] each, and the number of object pixels."
+    inside, outside = self.pixels[:, ::-1].cumsum(1)[:, ::-1]
+    return inside[1:], outside[1:], inside[0]
+
+# %% ../nbs/21_metrics.ipynb #946e1656
+@patch
+def pxap(self:LocalizationMetrics)->float: # percent
+    "Area under the precision-recall curve of pixels (PxAP; Choe et al., CVPR 2020)."
+    tp, fp, n = (x[::-1] if np.ndim(x) else x for x in self._pixel_counts())
+    return float(100 * (tp / np.maximum(tp + fp, 1))[1:] @ np.diff(tp / max(n, 1)))
+
+# %% ../nbs/21_metrics.ipynb #76a837f3
+@patch
+def pixel_iou(self:LocalizationMetrics)->np.ndarray: # [T] percent
+    "Intersection over union of all object pixels with all pixels at or above each threshold."
+    tp, fp, n = self._pixel_counts()
+    return 100 * (tp / np.maximum(n + fp, 1))[:len(self.thresholds)]
+
+# %% ../nbs/21_metrics.ipynb #a86dac93
 @patch
 def _released(self:LocalizationMetrics):
     "The released evaluation, number for number; note what it calls GT-Known."
@@ -236,7 +285,7 @@ def _released(self:LocalizationMetrics):
         out |= {f"{kind}_optThred_thr_{100*d:.2f}_top-{k}": counts[d, k].argmax() * .01 for d in IOUS for k in tops}
     return {k: float(v) for k, v in out.items()}
 
-# %% ../nbs/21_metrics.ipynb #51226e25
+# %% ../nbs/21_metrics.ipynb #dddc2a52
 @patch
 def table(self:LocalizationMetrics,
           val_threshold=None, # a threshold, {"gt": ..., "pred": ...}, or the val split's LocalizationMetrics to choose it from
@@ -253,7 +302,7 @@ def table(self:LocalizationMetrics,
         rows += [self.compute(Protocol(m, r, t, split)) for r, t in rules if t is not None or r == "oracle"]
     return rows
 
-# %% ../nbs/21_metrics.ipynb #6ec57086
+# %% ../nbs/21_metrics.ipynb #badc9518
 @patch
 def by(self:LocalizationMetrics,
        values, # [N] one number per image, in the order of the updates (a dial, the box area, ...)
@@ -274,54 +323,45 @@ def by(self:LocalizationMetrics,
         out.append(dict(protocol=str(protocol), low=float(low), high=float(high), images=int(rows.sum()), **got))
     return out
 
-# %% ../nbs/21_metrics.ipynb #cd6290ba
-@patch
-def hits(self:LocalizationMetrics, protocol:Protocol=Protocol(), iou:float=.5)->np.ndarray: # [N] bool
-    "Which images are found under a protocol."
-    i = self._column(protocol)
-    return self.best_ious(protocol.map)[:, self.curve(protocol.map, iou).argmax() if i is None else i] >= np.float32(iou)
+# %% ../nbs/21_metrics.ipynb #57a356dd
+def score_boxes(predicted, # [N, 4] or [4] xyxy
+                truth, # per image [n, 4] xyxy
+               )->dict: # percent
+    "Box accuracy at IoU 0.3, 0.5, 0.7 and mean IoU of one box per image."
+    predicted = np.broadcast_to(to_numpy(predicted), (len(truth), 4))
+    iou = np.array([best_iou(p, t) for p, t in zip(predicted, truth)])
+    acc = {f"maxboxacc_{round(100*d)}": 100 * float((iou >= d).mean()) for d in IOUS}
+    return dict(gt_known=acc["maxboxacc_50"], **acc, maxboxacc_mean=float(np.mean(list(acc.values()))), mean_iou=100 * float(iou.mean()))
 
-# %% ../nbs/21_metrics.ipynb #e6ed1e2d
-def bootstrap_interval(values, # [N] one number (or hit) per image
-                       level:float=.95, # coverage
-                       n:int=1000, # resamples
-                       seed:int=0,
-                      )->tuple[float, float]: # low and high of the mean, in the units of `values`
-    "Percentile interval of a mean over images (Efron's bootstrap): how far the number would move with other images of the same kind."
-    values, rng = to_numpy(values).astype(float), np.random.default_rng(seed)
-    means = np.array([rng.choice(values, len(values)).mean() for _ in range(n)])
-    return tuple(float(q) for q in np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
+# %% ../nbs/21_metrics.ipynb #2a558084
+def whole_image_baseline(boxes, # per image [n, 4] int xyxy in network pixels
+                         size:int|tuple[int, int]=224,
+                        )->dict: # "name" and percentages
+    "The score of answering the whole image."
+    H, W = (size, size) if isinstance(size, int) else size
+    return dict(name="whole image", **score_boxes([0, 0, W - 1, H - 1], boxes))
 
-# %% ../nbs/21_metrics.ipynb #9c5b8938
-@patch
-def _add_mask(self:LocalizationMetrics, scores, mask):
-    mask = to_numpy(mask).astype(np.uint8)
-    if mask.shape != scores.shape: raise DataError(f"a mask of shape {mask.shape} for a map of shape {scores.shape}")
-    edges = np.concatenate([[-1], self.thresholds, [1, 2, 3]])
-    for i, kind in enumerate((1, 0)): self.pixels[i] += np.histogram(scores[mask == kind], edges)[0]
+# %% ../nbs/21_metrics.ipynb #06881586
+def centred_box(fraction:float, # of the image's sides, in (0, 1]
+                size:int|tuple[int, int]=224,
+               )->np.ndarray: # [4] int xyxy
+    "The box in the middle of the image whose sides are `fraction` of the image's."
+    side = np.array([size, size] if isinstance(size, int) else size)[::-1]
+    low = np.round(side * (1 - fraction) / 2).astype(int)
+    return np.concatenate([low, side - 1 - low])
 
-# %% ../nbs/21_metrics.ipynb #f8355b9f
-@patch
-def _pixel_counts(self:LocalizationMetrics):
-    "Object and background pixels that score at least each threshold, [T+2] each, and the number of object pixels."
-    inside, outside = self.pixels[:, ::-1].cumsum(1)[:, ::-1]
-    return inside[1:], outside[1:], inside[0]
+# %% ../nbs/21_metrics.ipynb #2dcc9814
+def best_centred_baseline(val_boxes, # per val image [n, 4]: the side is chosen on these
+                          test_boxes, # per test image [n, 4]: the score is reported on these
+                          size:int|tuple[int, int]=224,
+                          fractions=np.arange(.05, 1.001, .01), # sides to try
+                         )->dict: # "name", "fraction", and percentages
+    "The score of the best centred box; of equally good sides on val the one with the highest mean IoU."
+    val = [score_boxes(centred_box(f, size), val_boxes) for f in fractions]
+    f = float(fractions[max(range(len(val)), key=lambda i: (val[i]["gt_known"], val[i]["mean_iou"]))])
+    return dict(name=f"best centred box (side {f:.2f}, chosen on val)", fraction=round(f, 6), **score_boxes(centred_box(f, size), test_boxes))
 
-# %% ../nbs/21_metrics.ipynb #3ba1e800
-@patch
-def pxap(self:LocalizationMetrics)->float: # percent
-    "Area under the precision-recall curve of pixels (PxAP; Choe et al., CVPR 2020)."
-    tp, fp, n = (x[::-1] if np.ndim(x) else x for x in self._pixel_counts())
-    return float(100 * (tp / np.maximum(tp + fp, 1))[1:] @ np.diff(tp / max(n, 1)))
-
-# %% ../nbs/21_metrics.ipynb #e621013f
-@patch
-def pixel_iou(self:LocalizationMetrics)->np.ndarray: # [T] percent
-    "Intersection over union of all object pixels with all pixels at or above each threshold."
-    tp, fp, n = self._pixel_counts()
-    return 100 * (tp / np.maximum(n + fp, 1))[:len(self.thresholds)]
-
-# %% ../nbs/21_metrics.ipynb #8d02ed81
+# %% ../nbs/21_metrics.ipynb #71b4a737
 @patch
 def state_dict(self:LocalizationMetrics)->dict: # name -> array
     "Everything collected, as plain arrays."
@@ -329,7 +369,7 @@ def state_dict(self:LocalizationMetrics)->dict: # name -> array
     return dict(size=np.array(self.size), thresholds=self.thresholds, keep=np.array(self.keep), use_multi=np.array(self.multi), pixels=self.pixels,
                 **{f"row_{k}": self._get(k) for k in names})
 
-# %% ../nbs/21_metrics.ipynb #dca346a0
+# %% ../nbs/21_metrics.ipynb #d2f66dc8
 @patch
 def load_state_dict(self:LocalizationMetrics, state:dict)->LocalizationMetrics:
     "Become what `state_dict` described."
@@ -339,7 +379,7 @@ def load_state_dict(self:LocalizationMetrics, state:dict)->LocalizationMetrics:
     self._rows = [row] if row else []
     return self
 
-# %% ../nbs/21_metrics.ipynb #d6dff204
+# %% ../nbs/21_metrics.ipynb #e5f61eb0
 @patch
 def merge(self:LocalizationMetrics,
           other:LocalizationMetrics, # measured elsewhere, on other images, with the same settings
@@ -352,7 +392,7 @@ def merge(self:LocalizationMetrics,
     self.pixels = self.pixels + other.pixels
     return self
 
-# %% ../nbs/21_metrics.ipynb #78ff50c5
+# %% ../nbs/21_metrics.ipynb #9f32379d
 @patch
 def save(self:LocalizationMetrics,
          path:str|Path, # .npz file, replaced atomically
@@ -360,48 +400,10 @@ def save(self:LocalizationMetrics,
     "Write everything collected; `LocalizationMetrics.load` reads it back."
     with atomic_write(path, "wb") as f: np.savez_compressed(f, **self.state_dict())
 
-# %% ../nbs/21_metrics.ipynb #51132974
+# %% ../nbs/21_metrics.ipynb #c9885a77
 @patch(cls_method=True)
 def load(cls:LocalizationMetrics, path:str|Path)->LocalizationMetrics:
     "Read what `save` wrote. Raises `DataError` if the file is damaged."
     try:
         with np.load(path, allow_pickle=False) as z: return cls().load_state_dict({k: z[k] for k in z.files})
-    except (OSError, ValueError, KeyError) as e: raise DataError(f"{path} is not a file that LocalizationMetrics.save wrote ({e})") from e
-
-# %% ../nbs/21_metrics.ipynb #dadc53e0
-def score_boxes(predicted, # [N, 4] or [4] xyxy
-                truth, # per image [n, 4] xyxy
-               )->dict: # percent
-    "Box accuracy at IoU 0.3, 0.5, 0.7 and mean IoU of one box per image."
-    predicted = np.broadcast_to(to_numpy(predicted), (len(truth), 4))
-    iou = np.array([best_iou(p, t) for p, t in zip(predicted, truth)])
-    acc = {f"maxboxacc_{round(100*d)}": 100 * float((iou >= d).mean()) for d in IOUS}
-    return dict(gt_known=acc["maxboxacc_50"], **acc, maxboxacc_mean=float(np.mean(list(acc.values()))), mean_iou=100 * float(iou.mean()))
-
-# %% ../nbs/21_metrics.ipynb #23389e97
-def whole_image_baseline(boxes, # per image [n, 4] int xyxy in network pixels
-                         size:int|tuple[int, int]=224,
-                        )->dict: # "name" and percentages
-    "The score of answering the whole image."
-    H, W = (size, size) if isinstance(size, int) else size
-    return dict(name="whole image", **score_boxes([0, 0, W - 1, H - 1], boxes))
-
-# %% ../nbs/21_metrics.ipynb #c5832886
-def centred_box(fraction:float, # of the image's sides, in (0, 1]
-                size:int|tuple[int, int]=224,
-               )->np.ndarray: # [4] int xyxy
-    "The box in the middle of the image whose sides are `fraction` of the image's."
-    side = np.array([size, size] if isinstance(size, int) else size)[::-1]
-    low = np.round(side * (1 - fraction) / 2).astype(int)
-    return np.concatenate([low, side - 1 - low])
-
-# %% ../nbs/21_metrics.ipynb #eeea0465
-def best_centred_baseline(val_boxes, # per val image [n, 4]: the side is chosen on these
-                          test_boxes, # per test image [n, 4]: the score is reported on these
-                          size:int|tuple[int, int]=224,
-                          fractions=np.arange(.05, 1.001, .01), # sides to try
-                         )->dict: # "name", "fraction", and percentages
-    "The score of the best centred box; of equally good sides on val the one with the highest mean IoU."
-    val = [score_boxes(centred_box(f, size), val_boxes) for f in fractions]
-    f = float(fractions[max(range(len(val)), key=lambda i: (val[i]["gt_known"], val[i]["mean_iou"]))])
-    return dict(name=f"best centred box (side {f:.2f}, chosen on val)", fraction=round(f, 6), **score_boxes(centred_box(f, size), test_boxes))
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as e: raise DataError(f"{path} is not a file that LocalizationMetrics.save wrote ({e})") from e

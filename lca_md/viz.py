@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['INK', 'MUTED', 'FAINT', 'PALETTE', 'METHODS', 'FOUND', 'MISSED', 'TRUTH', 'HEAT', 'STYLE', 'set_style', 'styled',
-           'Picture', 'subplots', 'method_color', 'to_image', 'draw_box', 'blend', 'overlay', 'show_maps',
-           'threshold_curve', 'dial_bars', 'patch_grid', 'grid_of', 'show_attention', 'show_tokens', 'show_matrix',
-           'show_neighbours', 'spectrum', 'training_curves', 'show_steps', 'cell_text', 'Table']
+           'Picture', 'subplots', 'method_color', 'to_image', 'draw_box', 'blend', 'overlay', 'show_maps', 'show_steps',
+           'threshold_curve', 'dial_bars', 'patch_grid', 'grid_of', 'show_attention', 'show_neighbours', 'show_tokens',
+           'show_matrix', 'spectrum', 'training_curves', 'cell_text', 'Table']
 
-# %% ../nbs/22_viz.ipynb #93d55543
+# %% ../nbs/22_viz.ipynb #eb68cef6
 import base64, io
 from functools import wraps
 
@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from .boxes import best_iou, normalize_map, resize_maps, to_numpy
+from .boxes import best_iou, largest_box, normalize_map, resize_maps, to_numpy, trace
 
-# %% ../nbs/22_viz.ipynb #eb68cef6
+# %% ../nbs/22_viz.ipynb #dca3b958
 INK, MUTED, FAINT = "#222222", "#6b6b6b", "#d9d9d9"
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666"]  # Okabe and Ito
 METHODS = {"TS-CAM": PALETTE[0], "LCA-MD": PALETTE[1], "SCM": PALETTE[2]}  # a method keeps its colour through the book
@@ -35,12 +35,12 @@ STYLE = {"figure.dpi": 100, "savefig.dpi": 100, "font.size": 9, "font.family": "
          "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 8, "ytick.labelsize": 8, "xtick.major.size": 3, "ytick.major.size": 3,
          "legend.frameon": False, "legend.fontsize": 8.5, "image.cmap": HEAT, "figure.constrained_layout.use": True}
 
-# %% ../nbs/22_viz.ipynb #3a525d93
+# %% ../nbs/22_viz.ipynb #a9553f13
 def set_style():
     "Use this book's figure style for everything that matplotlib draws from now on."
     plt.rcParams.update(STYLE)
 
-# %% ../nbs/22_viz.ipynb #d8cd9f0e
+# %% ../nbs/22_viz.ipynb #81cd3fe8
 def styled(f):
     "Decorator: draw in the book's style whatever the caller's settings are."
     @wraps(f)
@@ -48,7 +48,7 @@ def styled(f):
         with plt.rc_context(STYLE): return f(*args, **kwargs)
     return inner
 
-# %% ../nbs/22_viz.ipynb #905efe82
+# %% ../nbs/22_viz.ipynb #a586f5c6
 class Picture(Figure):
     "A figure that shows itself once, small enough for a page (PNG, or JPEG where that would be heavy)."
     limit = 95_000  # bytes
@@ -70,7 +70,7 @@ class Picture(Figure):
         mime, data = self.encode()
         publish_display_data({mime: base64.b64encode(data).decode(), "text/plain": f"<Picture with {len(self.axes)} axes>"})
 
-# %% ../nbs/22_viz.ipynb #e1132a8c
+# %% ../nbs/22_viz.ipynb #06d3e03c
 @styled
 def subplots(nrows:int=1, # rows of axes
              ncols:int=1, # columns of axes
@@ -82,14 +82,14 @@ def subplots(nrows:int=1, # rows of axes
     plt.close(fig)
     return fig, axes
 
-# %% ../nbs/22_viz.ipynb #1e137747
+# %% ../nbs/22_viz.ipynb #bf79237c
 def _canvas(ax, size):
     "The axes to draw on, and what the helper returns: your axes, or a new picture."
     if ax is not None: return ax, ax
     fig, ax = subplots(size=size)
     return ax, fig
 
-# %% ../nbs/22_viz.ipynb #dca3b958
+# %% ../nbs/22_viz.ipynb #1d4b76a2
 def method_color(name:str, # "TS-CAM", "LCA-MD (reach 3)", ...
                  i:int=0, # its place among the methods shown
                 )->str: # hex colour
@@ -97,7 +97,7 @@ def method_color(name:str, # "TS-CAM", "LCA-MD (reach 3)", ...
     known = [c for m, c in METHODS.items() if name.lower().startswith(m.lower())]
     return known[0] if known else [c for c in PALETTE if c not in METHODS.values()][i % 4]
 
-# %% ../nbs/22_viz.ipynb #a9553f13
+# %% ../nbs/22_viz.ipynb #5472192e
 def to_image(x, # [H, W, 3] or [3, H, W], uint8 or float; or a PIL image
              normalized:bool|None=None, # undo ImageNet's mean and deviation; None: if values leave [0, 1]
             )->np.ndarray: # [H, W, 3] uint8
@@ -109,7 +109,7 @@ def to_image(x, # [H, W, 3] or [3, H, W], uint8 or float; or a PIL image
     if normalized or (normalized is None and (x.min() < 0 or x.max() > 1)): x = x * [.229, .224, .225] + [.485, .456, .406]
     return np.round(255 * x.clip(0, 1)).astype(np.uint8)
 
-# %% ../nbs/22_viz.ipynb #81cd3fe8
+# %% ../nbs/22_viz.ipynb #087cc3ef
 def draw_box(ax, # axes
              box, # [4] xyxy, inclusive pixels
              color:str=FOUND,
@@ -121,17 +121,17 @@ def draw_box(ax, # axes
     case = [effects.Stroke(linewidth=3.2, foreground="#000000b0"), effects.Normal()]
     ax.add_patch(Rectangle((x0 - .5, y0 - .5), x1 - x0 + 1, y1 - y0 + 1, fill=False, ec=color, lw=1.6, ls=style, path_effects=case))
     if text:
-        label = ax.text(x0 + 2, y0 + 2, text, color=color, fontsize=7.5, va="top", weight="bold")
+        label = ax.annotate(text, (x0 - .5, y0 - .5), xytext=(3, -3), textcoords="offset points", color=color, fontsize=7.5, va="top", weight="bold")
         label.set_path_effects([effects.Stroke(linewidth=2.4, foreground="#000000c0"), effects.Normal()])
 
-# %% ../nbs/22_viz.ipynb #e7bfc8f4
+# %% ../nbs/22_viz.ipynb #71668e69
 def _bare(ax, title=""):
     "No ticks, no frame."
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     if title: ax.set_title(title)
 
-# %% ../nbs/22_viz.ipynb #ad82cde2
+# %% ../nbs/22_viz.ipynb #d16bea8c
 def blend(image, # picture, anything that `to_image` takes
           map, # [h, w] any size and range
           alpha:float=.75, # weight of the heat where the map is highest
@@ -139,11 +139,11 @@ def blend(image, # picture, anything that `to_image` takes
     "A heat map over its picture: transparent where the map is low, glowing where it is high."
     image = to_image(image)
     m = normalize_map(resize_maps(to_numpy(map)[None], image.shape[:2]))[0][..., None]
-    grey = .55 * image + .45 * image.mean(-1, keepdims=True)
-    weight = alpha * (.25 + .75 * m)
+    grey = (.8 + .2 * m) * (.65 * image + .35 * image.mean(-1, keepdims=True))
+    weight = alpha * m ** .8
     return np.round((1 - weight) * grey + weight * 255 * matplotlib.colormaps[HEAT](m[..., 0])[..., :3]).astype(np.uint8)
 
-# %% ../nbs/22_viz.ipynb #3ea20cc6
+# %% ../nbs/22_viz.ipynb #321aa2b0
 @styled
 def overlay(image, # picture
             map=None, # [h, w] heat map; None: the picture alone
@@ -164,7 +164,7 @@ def overlay(image, # picture
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #eeb50b1f
+# %% ../nbs/22_viz.ipynb #273f4f43
 @styled
 def show_maps(images, # N pictures
               maps:dict, # method -> N maps [h, w], or None for a column of pictures
@@ -187,7 +187,7 @@ def show_maps(images, # N pictures
         for r in range(rows): _map_row(axes[r], r + b * rows, r == 0, images, maps, boxes or {}, truth, titles)
     return fig
 
-# %% ../nbs/22_viz.ipynb #18047872
+# %% ../nbs/22_viz.ipynb #388e3997
 def _map_row(axes, i, first, images, maps, boxes, truth, titles):
     "One image of `show_maps`."
     for ax in axes: _bare(ax)
@@ -203,7 +203,23 @@ def _map_row(axes, i, first, images, maps, boxes, truth, titles):
         for ax, name in zip(axes, ["truth", *maps]):
             ax.annotate(name, (0, 1), xytext=(0, 14 if titles is not None else 4), xycoords="axes fraction", textcoords="offset points", weight="bold", annotation_clip=False)
 
-# %% ../nbs/22_viz.ipynb #a586f5c6
+# %% ../nbs/22_viz.ipynb #e0a0707e
+@styled
+def show_steps(levels:np.ndarray, # [H, W] uint8 map
+               cuts, # levels to cut at
+               image=None, # picture, shown under the contours
+               truth=None, # [n, 4] true boxes
+              )->Picture:
+    "The way from map to box: at each cut, what is inside, its contours, and the box of the largest."
+    fig, axes = subplots(2, len(cuts), size=(7.2, 2 * 7.2 / len(cuts) + .35), squeeze=False)
+    for (top, low), cut in zip(axes.T, cuts):
+        top.imshow(levels > cut, cmap="gray", vmin=-.25, vmax=1)
+        overlay(levels if image is None else image, levels, largest_box(levels, cut), truth, ax=low)
+        for c in trace(levels > cut): low.plot(*np.vstack([c, c[:1]])[:, 0].T, color="white", lw=1)
+        _bare(top, f"above {cut}")
+    return fig
+
+# %% ../nbs/22_viz.ipynb #0f968c65
 @styled
 def threshold_curve(curves:dict, # method -> [T] percent found at each threshold
                     thresholds, # [T]
@@ -218,12 +234,12 @@ def threshold_curve(curves:dict, # method -> [T] percent found at each threshold
     for i, (name, c) in enumerate(curves.items()):
         c, color = to_numpy(c), method_color(name, i)
         ax.plot(t, c, color=color, label=name)
-        ax.plot(t[c.argmax()], c.max(), "*", ms=11, mfc="white", mec=color, mew=1.3)
+        ax.plot(t[c.argmax()], c.max(), "*", ms=11, mfc="white", mec=color, mew=1.3, zorder=4, clip_on=False)
         if name in (chosen or {}):
             x = float(chosen[name])
             y = c[np.abs(t - x).argmin()]
             ax.vlines(x, 0, y, color=color, lw=.8, ls=":")
-            ax.plot(x, y, "o", ms=6.5, color=color, mec="white")
+            ax.plot(x, y, "o", ms=6.5, color=color, mec="white", zorder=5, clip_on=False)
     for name, value in (floors or {}).items():
         ax.axhline(value, color=MUTED, lw=1, ls=(0, (4, 3)))
         ax.text(1, value + .8, f"{name} {value:.1f}", ha="right", va="bottom", color=MUTED, fontsize=8)
@@ -235,7 +251,7 @@ def threshold_curve(curves:dict, # method -> [T] percent found at each threshold
     ax.legend(loc="upper left", bbox_to_anchor=(0, 1.13), ncols=len(curves) + 2, borderpad=0, handlelength=1.6, columnspacing=1.4)
     return out
 
-# %% ../nbs/22_viz.ipynb #06d3e03c
+# %% ../nbs/22_viz.ipynb #6fed2908
 @styled
 def dial_bars(rows:dict, # method -> rows of `LocalizationMetrics.by`
               metric:str="gt_known",
@@ -244,8 +260,8 @@ def dial_bars(rows:dict, # method -> rows of `LocalizationMetrics.by`
               ax=None,
              ):
     "One metric in bins of some property, one bar per method; the number of images stands under each bin."
-    ax, out = _canvas(ax, (3.6, 2.6))
     bins, wide = next(iter(rows.values())), .8 / len(rows)
+    ax, out = _canvas(ax, (min(7.2, .9 + .9 * len(bins)), 2.6))
     for i, (name, rs) in enumerate(rows.items()):
         y = [r.get(metric, np.nan) for r in rs]
         bars = ax.bar(np.arange(len(rs)) + (i - (len(rows) - 1) / 2) * wide, y, wide * .92, color=method_color(name, i), label=name)
@@ -257,7 +273,7 @@ def dial_bars(rows:dict, # method -> rows of `LocalizationMetrics.by`
     ax.legend(loc="upper left", bbox_to_anchor=(0, 1.17), ncols=3, borderpad=0, handlelength=1, handleheight=1, columnspacing=1.2)
     return out
 
-# %% ../nbs/22_viz.ipynb #a9835322
+# %% ../nbs/22_viz.ipynb #04b68243
 @styled
 def patch_grid(image, # picture
                patch:int=16, # side of a patch in pixels
@@ -283,7 +299,7 @@ def patch_grid(image, # picture
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #e596c0a4
+# %% ../nbs/22_viz.ipynb #44af66d8
 def grid_of(n:int, # patches
            )->tuple[int, int]: # rows and columns
     "The square grid of `n` patches. Raises `ValueError` if `n` is not a square."
@@ -291,7 +307,7 @@ def grid_of(n:int, # patches
     if side * side != n: raise ValueError(f"{n} patches are not a square grid: pass grid=(rows, columns)")
     return side, side
 
-# %% ../nbs/22_viz.ipynb #723afbfd
+# %% ../nbs/22_viz.ipynb #576773a5
 @styled
 def show_attention(attention, # [N] or [h, w]: one weight per patch
                    image=None, # the picture under it; None: the grid alone
@@ -316,7 +332,28 @@ def show_attention(attention, # [N] or [h, w]: one weight per patch
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #bf79237c
+# %% ../nbs/22_viz.ipynb #6e9f7909
+@styled
+def show_neighbours(pattern, # [N] or [h, w] 0/1: a row of the neighbour matrix
+                    query:int|None=None, # index of the patch whose neighbours these are
+                    grid:tuple[int, int]|None=None, # (rows, columns)
+                    title:str="",
+                    ax=None,
+                   ):
+    "Which patches a patch is connected to."
+    ax, out = _canvas(ax, (2.2, 2.4))
+    p = to_numpy(pattern).astype(float)
+    p = p.reshape(grid or grid_of(p.size)) if p.ndim == 1 else p
+    h, w = p.shape
+    ax.pcolormesh(np.arange(w + 1) - .5, np.arange(h + 1) - .5, p, cmap=matplotlib.colors.ListedColormap(["#f2f2f2", PALETTE[0]]), vmin=0, vmax=1, ec="white", lw=.8)
+    if query is not None:
+        r, c = divmod(int(query), w)
+        ax.add_patch(Rectangle((c - .5, r - .5), 1, 1, fc=PALETTE[1], ec="white", lw=.8))
+    ax.set(aspect="equal", ylim=(h - .5, -.5))
+    _bare(ax, title)
+    return out
+
+# %% ../nbs/22_viz.ipynb #a31369bb
 @styled
 def show_tokens(values, # [N] or [h, w] one number per patch; or [n, h, w] several
                 titles=None, # one per picture
@@ -340,7 +377,7 @@ def show_tokens(values, # [N] or [h, w] one number per patch; or [n, h, w] sever
         ax.set_title(name, fontsize=8.5)
     return fig
 
-# %% ../nbs/22_viz.ipynb #7190b71c
+# %% ../nbs/22_viz.ipynb #9d4e6749
 @styled
 def show_matrix(m, # [N, M]
                 title:str="",
@@ -359,28 +396,7 @@ def show_matrix(m, # [N, M]
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #1d4b76a2
-@styled
-def show_neighbours(pattern, # [N] or [h, w] 0/1: a row of the neighbour matrix
-                    query:int|None=None, # index of the patch whose neighbours these are
-                    grid:tuple[int, int]|None=None, # (rows, columns)
-                    title:str="",
-                    ax=None,
-                   ):
-    "Which patches a patch is connected to."
-    ax, out = _canvas(ax, (2.2, 2.4))
-    p = to_numpy(pattern).astype(float)
-    p = p.reshape(grid or grid_of(p.size)) if p.ndim == 1 else p
-    h, w = p.shape
-    ax.pcolormesh(np.arange(w + 1) - .5, np.arange(h + 1) - .5, p, cmap=matplotlib.colors.ListedColormap(["#f2f2f2", PALETTE[0]]), vmin=0, vmax=1, ec="white", lw=.8)
-    if query is not None:
-        r, c = divmod(int(query), w)
-        ax.add_patch(Rectangle((c - .5, r - .5), 1, 1, fc=PALETTE[1], ec="white", lw=.8))
-    ax.set(aspect="equal", ylim=(h - .5, -.5))
-    _bare(ax, title)
-    return out
-
-# %% ../nbs/22_viz.ipynb #e92fcc38
+# %% ../nbs/22_viz.ipynb #f4c032ad
 @styled
 def spectrum(values:dict, # name -> [N] eigenvalues
              limits:dict|None=None, # name -> value of a line across, e.g. {"stable below": 31.6}
@@ -400,7 +416,7 @@ def spectrum(values:dict, # name -> [N] eigenvalues
     if len(values) > 1: ax.legend(loc="upper right", bbox_to_anchor=(1, .92) if limits else None)
     return out
 
-# %% ../nbs/22_viz.ipynb #28621b73
+# %% ../nbs/22_viz.ipynb #b36a1075
 @styled
 def training_curves(history:dict, # run -> rows (dicts), one per epoch
                     panels=("loss", "top1_cls", "gt_known"), # keys, or (title, key) pairs
@@ -423,24 +439,7 @@ def training_curves(history:dict, # run -> rows (dicts), one per epoch
     if len(history) > 1: axes[0, 0].legend()
     return fig
 
-# %% ../nbs/22_viz.ipynb #5472192e
-@styled
-def show_steps(levels:np.ndarray, # [H, W] uint8 map
-               cuts, # levels to cut at
-               image=None, # picture, shown under the contours
-               truth=None, # [n, 4] true boxes
-              )->Picture:
-    "The way from map to box: at each cut, what is inside, its contours, and the box of the largest."
-    from lca_md.boxes import largest_box, trace
-    fig, axes = subplots(2, len(cuts), size=(7.2, 2 * 7.2 / len(cuts) + .35), squeeze=False)
-    for (top, low), cut in zip(axes.T, cuts):
-        top.imshow(levels > cut, cmap="gray", vmin=-.25, vmax=1)
-        overlay(levels if image is None else image, levels, largest_box(levels, cut), truth, ax=low)
-        for c in trace(levels > cut): low.plot(*np.vstack([c, c[:1]])[:, 0].T, color="white", lw=1)
-        _bare(top, f"above {cut}")
-    return fig
-
-# %% ../nbs/22_viz.ipynb #3c08239b
+# %% ../nbs/22_viz.ipynb #695b007e
 def cell_text(v, # a table cell
               digits:int=1,
              )->str:
@@ -448,7 +447,7 @@ def cell_text(v, # a table cell
     if v is None or (isinstance(v, float) and np.isnan(v)): return ""
     return f"{v:.{digits}f}" if isinstance(v, (float, np.floating)) else str(v)
 
-# %% ../nbs/22_viz.ipynb #087cc3ef
+# %% ../nbs/22_viz.ipynb #70db1da0
 class Table:
     "Rows of a table that shows itself as HTML in a notebook and as Markdown in a terminal."
     def __init__(self,

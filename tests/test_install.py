@@ -102,3 +102,15 @@ def test_configs_are_found(site, tmp_path, root):
     names = [str(p.relative_to(configs).with_suffix("")) for p in configs.glob("*/*.yaml")]
     out = python(f"from lca_md.core import config_path\nfor n in {names!r}: print(config_path(n))", site, tmp_path)
     assert len(names) == len(out.split()) and all(Path(p).is_relative_to(site) for p in out.split())
+
+
+def test_run_notebooks_are_found(site, tmp_path, root):
+    names = [p.stem for p in (root/"nbs/runs").glob("*.ipynb")]
+    out = python(f"from lca_md.runs import notebook_path\nfor n in {names!r}: print(notebook_path(n))", site, tmp_path)
+    assert len(names) == len(out.split()) and all(Path(p).is_relative_to(site) for p in out.split())
+
+
+def test_weights_are_found(site, tmp_path, root):
+    names = [p.stem for p in (root/"data/weights").glob("*.safetensors")]
+    out = python(f"from lca_md.models import shipped_weights\nfor n in {names!r}: print(shipped_weights(n))", site, tmp_path)
+    assert len(names) == len(out.split()) and all(Path(p).is_relative_to(site) for p in out.split())

