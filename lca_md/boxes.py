@@ -31,7 +31,7 @@ def finite_maps(maps, # [..., H, W] tensor or array
     bad = ~np.isfinite(maps).all((-2, -1))
     if bad.any():
         which = ", ".join(str(i) for i in np.flatnonzero(bad)[:5])
-        raise DataError(f"{bad.sum()} of {bad.size} maps contain NaN or infinity (map {which}): such a map has no box; the model or its input diverged")
+        raise DataError(f"{bad.sum()} of {bad.size} maps contain NaN or infinity (map {which}): such a map has no box; the model diverged")
     return maps
 
 # %% ../nbs/20_boxes.ipynb #6ca6c4ac

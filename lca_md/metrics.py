@@ -98,14 +98,14 @@ def _check_boxes(boxes, n):
 # %% ../nbs/21_metrics.ipynb #e621013f
 @patch
 def _score(self:LocalizationMetrics, maps, classes, boxes, mask):
-    "One image: IoU [1+k, T] of each class's box with the truth, and of all contours of the first class's map [T]."
+    "One image: IoU [1+k, T] of each class's box with the truth, of all contours of the first class's map [T], and that map's pixel counts."
     names, first, back = np.unique(classes, return_index=True, return_inverse=True)
     scaled = normalize_map(resize_maps(maps[first], self.size))
     levels = to_levels(scaled)
     iou = best_iou(largest_boxes(levels, self.thresholds), boxes)[back].astype(np.float32)
     found = all_boxes(levels[back[:1]], self.thresholds)[0] if self.multi else []
-    if mask is not None: self._add_mask(scaled[back[0]], mask)
-    return iou, np.array([best_iou(b, boxes).max(initial=0) for b in found], dtype=np.float32)
+    pixels = 0 if mask is None else self._count_pixels(scaled[back[0]], mask)
+    return iou, np.array([best_iou(b, boxes).max(initial=0) for b in found], dtype=np.float32), pixels
 
 # %% ../nbs/21_metrics.ipynb #8d02ed81
 @patch
@@ -127,6 +127,7 @@ def update(self:LocalizationMetrics,
         scored = [self._score(*args) for args in zip(maps, classes, boxes, masks)]
         row.update(gt=[s[0][0] for s in scored], pred=[s[0][1:] for s in scored], multi=[s[1] for s in scored])
     self._add({k: np.asarray(v) for k, v in row.items()})
+    if boxes is not None: self.pixels = self.pixels + sum(s[2] for s in scored)
 
 # %% ../nbs/21_metrics.ipynb #dca346a0
 @patch
@@ -219,8 +220,9 @@ def compute(self:LocalizationMetrics,
     best = self.curve(protocol.map).argmax() if i is None else i
     out = dict(protocol=str(protocol), threshold=round(float(self.thresholds[best]), 6), images=len(self))
     out |= self._values(protocol) | self.classification()
-    if self.pixels.any() and protocol.map == "gt": out |= dict(pxap=self.pxap(), pixel_iou=float(self.pixel_iou().max() if i is None else self.pixel_iou()[i]))
-    return out
+    if not self.pixels.any() or protocol.map != "gt": return out
+    pixel_iou = self.pixel_iou()
+    return out | dict(pxap=self.pxap(), pixel_iou=float(pixel_iou.max() if i is None else pixel_iou[i]))
 
 # %% ../nbs/21_metrics.ipynb #55b78f21
 @patch
@@ -242,11 +244,12 @@ def bootstrap_interval(values, # [N] one number (or hit) per image
 
 # %% ../nbs/21_metrics.ipynb #d9b75e86
 @patch
-def _add_mask(self:LocalizationMetrics, scores, mask):
+def _count_pixels(self:LocalizationMetrics, scores, mask):
+    "Object and background pixels in each score bin, [2, T+3]."
     mask = to_numpy(mask).astype(np.uint8)
     if mask.shape != scores.shape: raise DataError(f"a mask of shape {mask.shape} for a map of shape {scores.shape}")
     edges = np.concatenate([[-1], self.thresholds, [1, 2, 3]])
-    for i, kind in enumerate((1, 0)): self.pixels[i] += np.histogram(scores[mask == kind], edges)[0]
+    return np.stack([np.histogram(scores[mask == kind], edges)[0] for kind in (1, 0)])
 
 # %% ../nbs/21_metrics.ipynb #67be1951
 @patch
@@ -366,8 +369,8 @@ def best_centred_baseline(val_boxes, # per val image [n, 4]: the side is chosen 
 def state_dict(self:LocalizationMetrics)->dict: # name -> array
     "Everything collected, as plain arrays."
     names = self._rows[0] if self._rows else ()
-    return dict(size=np.array(self.size), thresholds=self.thresholds, keep=np.array(self.keep), use_multi=np.array(self.multi), pixels=self.pixels,
-                **{f"row_{k}": self._get(k) for k in names})
+    settings = dict(size=np.array(self.size), thresholds=self.thresholds, keep=np.array(self.keep), use_multi=np.array(self.multi))
+    return dict(**settings, pixels=self.pixels, **{f"row_{k}": self._get(k) for k in names})
 
 # %% ../nbs/21_metrics.ipynb #d2f66dc8
 @patch
@@ -386,7 +389,8 @@ def merge(self:LocalizationMetrics,
          )->LocalizationMetrics: # self
     "Take over another object's images (after this one's own)."
     for name in ("size", "keep", "multi"):
-        if getattr(self, name) != getattr(other, name): raise LcaError(f"cannot merge: {name} is {getattr(self, name)} here and {getattr(other, name)} there")
+        a, b = getattr(self, name), getattr(other, name)
+        if a != b: raise LcaError(f"cannot merge: {name} is {a} here and {b} there")
     if not np.array_equal(self.thresholds, other.thresholds): raise LcaError("cannot merge: the thresholds differ")
     for row in other._rows: self._add(row)
     self.pixels = self.pixels + other.pixels

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALPHA', 'MARGIN', 'directions', 'neighbor_matrix', 'similarity', 'ssfm_matrix', 'eigen_response', 'safe_alpha',
-           'newton_schulz', 'SSFM', 'norm_cam', 'DCPAB', 'fuse']
+           'newton_schulz', 'SSFM', 'norm_cam', 'tanhshrink', 'DCPAB', 'fuse']
 
 # %% ../nbs/14_ssfm.ipynb #7be06639
 import warnings
@@ -130,7 +130,17 @@ def norm_cam(a:torch.Tensor, # [B, N] or [..., h, w]
     low, span = a.amin(dims, keepdim=True), a.amax(dims, keepdim=True) - a.amin(dims, keepdim=True)
     return (a - low)/torch.where(span > 0, span, torch.ones_like(span))
 
-# %% ../nbs/14_ssfm.ipynb #f345246a
+# %% ../nbs/14_ssfm.ipynb #2c736baf
+def tanhshrink(z:torch.Tensor, # any shape
+              )->torch.Tensor: # same shape
+    "z - tanh(z), without cancellation near 0."
+    small = z.abs() < (.01 if z.dtype == torch.float64 else .25)
+    s = torch.where(small, z, torch.zeros_like(z))
+    s2 = s*s
+    series = s*s2*(1/3 - s2*(2/15 - s2*(17/315 - s2*62/2835)))
+    return torch.where(small, series, z - torch.tanh(z))
+
+# %% ../nbs/14_ssfm.ipynb #0a6f83c3
 class DCPAB(nn.Module):
     "One diffusion layer (the released D_CPAB): semantic vectors and map, fused along the grid."
     def __init__(self, iterations:int=16, reach:int=3, thred:float=.7): # theta at the start
@@ -143,14 +153,14 @@ class DCPAB(nn.Module):
         u = self.ssfm.diffuse(sim, c, grid)
         top = c.amax(-1, keepdim=True)
         z = u/(self.thred*torch.where(top == 0, torch.ones_like(top), top))
-        return norm_cam(nn.functional.tanhshrink(z))
+        return norm_cam(tanhshrink(z))
 
     def forward(self, x, c): # [B, K, h, w], [B, N] -> the same shapes
         "Raised semantic map and raised map."
         o = self.gain(similarity(x.flatten(2)), c, tuple(x.shape[-2:]))
         return x*(1 + o.reshape(len(x), 1, *x.shape[-2:])), c + o
 
-# %% ../nbs/14_ssfm.ipynb #974ab245
+# %% ../nbs/14_ssfm.ipynb #bd5a38ea
 def fuse(layers, # DCPAB layers, in order
          S:torch.Tensor, # [B, K, h, w] semantic map
          a:torch.Tensor, # [B, h, w] attention

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['INK', 'MUTED', 'FAINT', 'PALETTE', 'METHODS', 'FOUND', 'MISSED', 'TRUTH', 'HEAT', 'STYLE', 'set_style', 'styled',
-           'Picture', 'subplots', 'method_color', 'to_image', 'draw_box', 'blend', 'overlay', 'show_maps', 'show_steps',
-           'threshold_curve', 'dial_bars', 'patch_grid', 'grid_of', 'show_attention', 'show_neighbours', 'show_tokens',
-           'show_matrix', 'spectrum', 'training_curves', 'cell_text', 'Table']
+           'Picture', 'subplots', 'method_color', 'to_image', 'to_input', 'draw_box', 'blend', 'overlay', 'show_maps',
+           'show_images', 'show_steps', 'threshold_curve', 'dial_bars', 'patch_grid', 'grid_of', 'show_attention',
+           'show_neighbours', 'show_tokens', 'show_matrix', 'spectrum', 'show_curves', 'training_curves', 'cell_text',
+           'Table']
 
 # %% ../nbs/22_viz.ipynb #eb68cef6
 import base64, io
@@ -16,6 +17,7 @@ import matplotlib
 import matplotlib.patheffects as effects
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -29,8 +31,8 @@ METHODS = {"TS-CAM": PALETTE[0], "LCA-MD": PALETTE[1], "SCM": PALETTE[2]}  # a m
 FOUND, MISSED, TRUTH = "#56D4FF", "#FF8C2B", "#FFFFFF"  # boxes on pictures
 HEAT = "magma"
 STYLE = {"figure.dpi": 100, "savefig.dpi": 100, "font.size": 9, "font.family": "DejaVu Sans", "text.color": INK,
-         "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.titlepad": 5, "axes.labelsize": 9, "axes.labelcolor": INK, "axes.edgecolor": MUTED,
-         "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": .8, "axes.axisbelow": True, "axes.grid": False,
+         "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.titlepad": 5, "axes.labelsize": 9, "axes.labelcolor": INK,
+         "axes.edgecolor": MUTED, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": .8, "axes.axisbelow": True,
          "axes.prop_cycle": matplotlib.cycler(color=PALETTE), "grid.color": "#e8e8e8", "grid.linewidth": .8, "lines.linewidth": 1.8,
          "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 8, "ytick.labelsize": 8, "xtick.major.size": 3, "ytick.major.size": 3,
          "legend.frameon": False, "legend.fontsize": 8.5, "image.cmap": HEAT, "figure.constrained_layout.use": True}
@@ -50,7 +52,7 @@ def styled(f):
 
 # %% ../nbs/22_viz.ipynb #a586f5c6
 class Picture(Figure):
-    "A figure that shows itself once, small enough for a page (PNG, or JPEG where that would be heavy)."
+    "A figure that a notebook shows once, small enough for a page (PNG, or JPEG where that would be heavy); one panel's methods are its own."
     limit = 95_000  # bytes
 
     def encode(self)->tuple[str, bytes]: # mime type and file
@@ -65,8 +67,14 @@ class Picture(Figure):
             if out.tell() <= self.limit: break
         return "image/jpeg", out.getvalue()
 
+    def __getattr__(self, name): # reached only for what a figure does not have
+        axes = self.axes if "_axstack" in self.__dict__ and not name.startswith("_") else ()
+        if len(axes) != 1: raise AttributeError(f"a Picture with {len(axes)} panels has no {name!r}")
+        return getattr(axes[0], name)
+
     def _ipython_display_(self):
         from IPython.display import publish_display_data
+        plt.close(self)
         mime, data = self.encode()
         publish_display_data({mime: base64.b64encode(data).decode(), "text/plain": f"<Picture with {len(self.axes)} axes>"})
 
@@ -77,19 +85,19 @@ def subplots(nrows:int=1, # rows of axes
              size:tuple[float, float]|None=None, # width and height in inches; the page is 7.2 wide
              **kwargs, # for `matplotlib.pyplot.subplots`
             ): # (Picture, axes)
-    "A new picture in the book's style. Make it the last value of a cell to show it."
+    "A new picture in the book's style. A notebook shows it at the end of the cell; elsewhere nothing pops up."
     fig, axes = plt.subplots(nrows, ncols, figsize=size or (7.2, 2.6 * nrows), FigureClass=Picture, **kwargs)
-    plt.close(fig)
+    if "inline" not in matplotlib.get_backend(): plt.close(fig)
     return fig, axes
 
-# %% ../nbs/22_viz.ipynb #bf79237c
+# %% ../nbs/22_viz.ipynb #7190b71c
 def _canvas(ax, size):
     "The axes to draw on, and what the helper returns: your axes, or a new picture."
     if ax is not None: return ax, ax
     fig, ax = subplots(size=size)
     return ax, fig
 
-# %% ../nbs/22_viz.ipynb #1d4b76a2
+# %% ../nbs/22_viz.ipynb #e92fcc38
 def method_color(name:str, # "TS-CAM", "LCA-MD (reach 3)", ...
                  i:int=0, # its place among the methods shown
                 )->str: # hex colour
@@ -97,7 +105,7 @@ def method_color(name:str, # "TS-CAM", "LCA-MD (reach 3)", ...
     known = [c for m, c in METHODS.items() if name.lower().startswith(m.lower())]
     return known[0] if known else [c for c in PALETTE if c not in METHODS.values()][i % 4]
 
-# %% ../nbs/22_viz.ipynb #5472192e
+# %% ../nbs/22_viz.ipynb #3c08239b
 def to_image(x, # [H, W, 3] or [3, H, W], uint8 or float; or a PIL image
              normalized:bool|None=None, # undo ImageNet's mean and deviation; None: if values leave [0, 1]
             )->np.ndarray: # [H, W, 3] uint8
@@ -109,7 +117,14 @@ def to_image(x, # [H, W, 3] or [3, H, W], uint8 or float; or a PIL image
     if normalized or (normalized is None and (x.min() < 0 or x.max() > 1)): x = x * [.229, .224, .225] + [.485, .456, .406]
     return np.round(255 * x.clip(0, 1)).astype(np.uint8)
 
-# %% ../nbs/22_viz.ipynb #087cc3ef
+# %% ../nbs/22_viz.ipynb #71668e69
+def to_input(image, # [H, W, 3] uint8
+            )->torch.Tensor: # [1, 3, H, W] float32
+    "A picture as a network takes it: channels first, ImageNet's mean and deviation. `to_image` is the way back."
+    x = (to_image(image) / 255 - [.485, .456, .406]) / [.229, .224, .225]
+    return torch.from_numpy(x.transpose(2, 0, 1)[None].astype(np.float32))
+
+# %% ../nbs/22_viz.ipynb #e95730fd
 def draw_box(ax, # axes
              box, # [4] xyxy, inclusive pixels
              color:str=FOUND,
@@ -124,14 +139,14 @@ def draw_box(ax, # axes
         label = ax.annotate(text, (x0 - .5, y0 - .5), xytext=(3, -3), textcoords="offset points", color=color, fontsize=7.5, va="top", weight="bold")
         label.set_path_effects([effects.Stroke(linewidth=2.4, foreground="#000000c0"), effects.Normal()])
 
-# %% ../nbs/22_viz.ipynb #71668e69
+# %% ../nbs/22_viz.ipynb #321aa2b0
 def _bare(ax, title=""):
     "No ticks, no frame."
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     if title: ax.set_title(title)
 
-# %% ../nbs/22_viz.ipynb #d16bea8c
+# %% ../nbs/22_viz.ipynb #28d1450d
 def blend(image, # picture, anything that `to_image` takes
           map, # [h, w] any size and range
           alpha:float=.75, # weight of the heat where the map is highest
@@ -143,7 +158,7 @@ def blend(image, # picture, anything that `to_image` takes
     weight = alpha * m ** .8
     return np.round((1 - weight) * grey + weight * 255 * matplotlib.colormaps[HEAT](m[..., 0])[..., :3]).astype(np.uint8)
 
-# %% ../nbs/22_viz.ipynb #321aa2b0
+# %% ../nbs/22_viz.ipynb #c19b6e8d
 @styled
 def overlay(image, # picture
             map=None, # [h, w] heat map; None: the picture alone
@@ -164,7 +179,7 @@ def overlay(image, # picture
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #273f4f43
+# %% ../nbs/22_viz.ipynb #ba50980b
 @styled
 def show_maps(images, # N pictures
               maps:dict, # method -> N maps [h, w], or None for a column of pictures
@@ -178,17 +193,24 @@ def show_maps(images, # N pictures
     n, per = len(images), 1 + len(maps)
     blocks = blocks or (2 if n > 4 and per <= 4 else 1)
     rows, cell = -(-n // blocks), width / (blocks * per + .15 * (blocks - 1))
-    fig = subplots(size=(width, rows * (cell + (.2 if titles is not None else .05)) + .3))[0]
+    height = rows * (cell + (.18 if titles is not None else .03)) + .3
+    fig = subplots(size=(width, height))[0]
     fig.clear()
     fig.set_layout_engine("constrained", w_pad=.015, h_pad=.015, wspace=0, hspace=0)
     subs = np.atleast_1d(fig.subfigures(1, blocks, wspace=.02))
     for b, sub in enumerate(subs):
         axes = sub.subplots(rows, per, squeeze=False)
-        for r in range(rows): _map_row(axes[r], r + b * rows, r == 0, images, maps, boxes or {}, truth, titles)
+        sub.suptitle(" ", fontsize=10)  # keeps room for the headings
+        for r in range(rows): _map_row(axes[r], r + b * rows, images, maps, boxes or {}, truth, titles)
+    fig.draw_without_rendering()
+    for sub in subs:
+        for ax, name in zip(sub.axes, ["picture" if truth is None else "truth", *maps]):
+            (x0, _), (_, y1) = fig.transFigure.inverted().transform(ax.get_window_extent())
+            fig.text(x0, y1 + (16 if titles is not None else 5) / 72 / height, name, weight="bold")
     return fig
 
-# %% ../nbs/22_viz.ipynb #388e3997
-def _map_row(axes, i, first, images, maps, boxes, truth, titles):
+# %% ../nbs/22_viz.ipynb #ecdf9b0e
+def _map_row(axes, i, images, maps, boxes, truth, titles):
     "One image of `show_maps`."
     for ax in axes: _bare(ax)
     if i >= len(images):
@@ -199,11 +221,24 @@ def _map_row(axes, i, first, images, maps, boxes, truth, titles):
     for ax, (name, m) in zip(axes[1:], maps.items()):
         overlay(images[i], None if m is None else m[i], None if name not in boxes else boxes[name][i], true, ax=ax)
     if titles is not None: axes[0].set_title(str(titles[i]), fontsize=7.5, color=MUTED, pad=2)
-    if first:
-        for ax, name in zip(axes, ["truth", *maps]):
-            ax.annotate(name, (0, 1), xytext=(0, 14 if titles is not None else 4), xycoords="axes fraction", textcoords="offset points", weight="bold", annotation_clip=False)
 
-# %% ../nbs/22_viz.ipynb #e0a0707e
+# %% ../nbs/22_viz.ipynb #ff7f6e84
+@styled
+def show_images(images, # pictures
+                titles=None, # one per picture
+                cols:int=8, # in a row
+               )->Picture:
+    "Pictures side by side."
+    cols = min(cols, len(images))
+    rows, side = -(-len(images) // cols), min(7.2 / cols, 2.2)
+    fig, axes = subplots(rows, cols, size=(side * cols, rows * (side + (.2 if titles is not None else .03))), squeeze=False)
+    for ax in axes.flat: _bare(ax)
+    for i, (ax, image) in enumerate(zip(axes.flat, images)):
+        ax.imshow(to_image(image))
+        if titles is not None: ax.set_title(str(titles[i]), fontsize=7.5, color=MUTED, pad=2)
+    return fig
+
+# %% ../nbs/22_viz.ipynb #2f8c6bdb
 @styled
 def show_steps(levels:np.ndarray, # [H, W] uint8 map
                cuts, # levels to cut at
@@ -219,7 +254,7 @@ def show_steps(levels:np.ndarray, # [H, W] uint8 map
         _bare(top, f"above {cut}")
     return fig
 
-# %% ../nbs/22_viz.ipynb #0f968c65
+# %% ../nbs/22_viz.ipynb #bb916a50
 @styled
 def threshold_curve(curves:dict, # method -> [T] percent found at each threshold
                     thresholds, # [T]
@@ -251,7 +286,7 @@ def threshold_curve(curves:dict, # method -> [T] percent found at each threshold
     ax.legend(loc="upper left", bbox_to_anchor=(0, 1.13), ncols=len(curves) + 2, borderpad=0, handlelength=1.6, columnspacing=1.4)
     return out
 
-# %% ../nbs/22_viz.ipynb #6fed2908
+# %% ../nbs/22_viz.ipynb #576773a5
 @styled
 def dial_bars(rows:dict, # method -> rows of `LocalizationMetrics.by`
               metric:str="gt_known",
@@ -273,7 +308,7 @@ def dial_bars(rows:dict, # method -> rows of `LocalizationMetrics.by`
     ax.legend(loc="upper left", bbox_to_anchor=(0, 1.17), ncols=3, borderpad=0, handlelength=1, handleheight=1, columnspacing=1.2)
     return out
 
-# %% ../nbs/22_viz.ipynb #04b68243
+# %% ../nbs/22_viz.ipynb #a31369bb
 @styled
 def patch_grid(image, # picture
                patch:int=16, # side of a patch in pixels
@@ -299,7 +334,7 @@ def patch_grid(image, # picture
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #44af66d8
+# %% ../nbs/22_viz.ipynb #92e94301
 def grid_of(n:int, # patches
            )->tuple[int, int]: # rows and columns
     "The square grid of `n` patches. Raises `ValueError` if `n` is not a square."
@@ -307,7 +342,7 @@ def grid_of(n:int, # patches
     if side * side != n: raise ValueError(f"{n} patches are not a square grid: pass grid=(rows, columns)")
     return side, side
 
-# %% ../nbs/22_viz.ipynb #576773a5
+# %% ../nbs/22_viz.ipynb #e2c0223d
 @styled
 def show_attention(attention, # [N] or [h, w]: one weight per patch
                    image=None, # the picture under it; None: the grid alone
@@ -332,7 +367,7 @@ def show_attention(attention, # [N] or [h, w]: one weight per patch
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #6e9f7909
+# %% ../nbs/22_viz.ipynb #9d4e6749
 @styled
 def show_neighbours(pattern, # [N] or [h, w] 0/1: a row of the neighbour matrix
                     query:int|None=None, # index of the patch whose neighbours these are
@@ -345,7 +380,8 @@ def show_neighbours(pattern, # [N] or [h, w] 0/1: a row of the neighbour matrix
     p = to_numpy(pattern).astype(float)
     p = p.reshape(grid or grid_of(p.size)) if p.ndim == 1 else p
     h, w = p.shape
-    ax.pcolormesh(np.arange(w + 1) - .5, np.arange(h + 1) - .5, p, cmap=matplotlib.colors.ListedColormap(["#f2f2f2", PALETTE[0]]), vmin=0, vmax=1, ec="white", lw=.8)
+    two = matplotlib.colors.ListedColormap(["#f2f2f2", PALETTE[0]])
+    ax.pcolormesh(np.arange(w + 1) - .5, np.arange(h + 1) - .5, p, cmap=two, vmin=0, vmax=1, ec="white", lw=.8)
     if query is not None:
         r, c = divmod(int(query), w)
         ax.add_patch(Rectangle((c - .5, r - .5), 1, 1, fc=PALETTE[1], ec="white", lw=.8))
@@ -353,18 +389,18 @@ def show_neighbours(pattern, # [N] or [h, w] 0/1: a row of the neighbour matrix
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #a31369bb
+# %% ../nbs/22_viz.ipynb #f4c032ad
 @styled
-def show_tokens(values, # [N] or [h, w] one number per patch; or [n, h, w] several
+def show_tokens(values, # [N] or [h, w] one number per patch; [n, h, w] or a list: several
                 titles=None, # one per picture
                 image=None, # shown first, if given
                 shared:bool=False, # one colour scale for all
                 cols:int=6,
                )->Picture:
     "Numbers on the patch grid, as small heat maps side by side."
-    v = to_numpy(values).astype(float)
-    v = v.reshape(grid_of(v.size)) if v.ndim == 1 else v
-    v = list(v if v.ndim == 3 else v[None])
+    several = isinstance(values, (list, tuple)) and np.ndim(values[0]) or np.ndim(values) == 3
+    v = [to_numpy(m).astype(float) for m in (values if several else [values])]
+    v = [m.reshape(grid_of(m.size)) if m.ndim == 1 else m for m in v]
     cells = ([image] if image is not None else []) + v
     names = (["picture"] if image is not None else []) + list(titles if titles is not None else [""] * len(v))
     cols = min(cols, len(cells))
@@ -377,7 +413,7 @@ def show_tokens(values, # [N] or [h, w] one number per patch; or [n, h, w] sever
         ax.set_title(name, fontsize=8.5)
     return fig
 
-# %% ../nbs/22_viz.ipynb #9d4e6749
+# %% ../nbs/22_viz.ipynb #b36a1075
 @styled
 def show_matrix(m, # [N, M]
                 title:str="",
@@ -396,7 +432,7 @@ def show_matrix(m, # [N, M]
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #f4c032ad
+# %% ../nbs/22_viz.ipynb #c90beef9
 @styled
 def spectrum(values:dict, # name -> [N] eigenvalues
              limits:dict|None=None, # name -> value of a line across, e.g. {"stable below": 31.6}
@@ -416,7 +452,28 @@ def spectrum(values:dict, # name -> [N] eigenvalues
     if len(values) > 1: ax.legend(loc="upper right", bbox_to_anchor=(1, .92) if limits else None)
     return out
 
-# %% ../nbs/22_viz.ipynb #b36a1075
+# %% ../nbs/22_viz.ipynb #3e3320e8
+@styled
+def show_curves(x, # [n]
+                curves:dict, # name -> [n]
+                xlabel:str="",
+                ylabel:str="",
+                ylim:tuple[float, float]|None=None,
+                marks:dict|None=None, # name -> x of a vertical line
+                ax=None,
+               ):
+    "Curves over one axis."
+    ax, out = _canvas(ax, (7.2, 2.6))
+    for i, (name, y) in enumerate(curves.items()): ax.plot(to_numpy(x), to_numpy(y), label=name, color=PALETTE[i % len(PALETTE)])
+    for name, at in (marks or {}).items():
+        ax.axvline(at, color=MUTED, lw=1, ls=(0, (4, 3)))
+        ax.annotate(name, (at, 1), xycoords=("data", "axes fraction"), xytext=(3, -9), textcoords="offset points", color=MUTED, fontsize=8)
+    ax.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim, xlim=(to_numpy(x).min(), to_numpy(x).max()))
+    ax.grid(axis="y")
+    if len(curves) > 1: ax.legend()
+    return out
+
+# %% ../nbs/22_viz.ipynb #8887960f
 @styled
 def training_curves(history:dict, # run -> rows (dicts), one per epoch
                     panels=("loss", "top1_cls", "gt_known"), # keys, or (title, key) pairs
@@ -439,7 +496,7 @@ def training_curves(history:dict, # run -> rows (dicts), one per epoch
     if len(history) > 1: axes[0, 0].legend()
     return fig
 
-# %% ../nbs/22_viz.ipynb #695b007e
+# %% ../nbs/22_viz.ipynb #9967c990
 def cell_text(v, # a table cell
               digits:int=1,
              )->str:
@@ -447,7 +504,7 @@ def cell_text(v, # a table cell
     if v is None or (isinstance(v, float) and np.isnan(v)): return ""
     return f"{v:.{digits}f}" if isinstance(v, (float, np.floating)) else str(v)
 
-# %% ../nbs/22_viz.ipynb #70db1da0
+# %% ../nbs/22_viz.ipynb #87054117
 class Table:
     "Rows of a table that shows itself as HTML in a notebook and as Markdown in a terminal."
     def __init__(self,
@@ -482,8 +539,8 @@ class Table:
         from html import escape
         side = ["right" if self._right(j) else "left" for j in range(len(self.heads))]
         def line(cells, tag):
-            body = "".join(f'<{tag} style="text-align:{s}">{f"<b>{c[2:-2]}</b>" if c.startswith("**") else c}</{tag}>' for c, s in zip(map(escape, cells), side))
-            return f"<tr>{body}</tr>"
+            cells = [f"<b>{c[2:-2]}</b>" if c.startswith("**") else c for c in map(escape, cells)]
+            return "<tr>" + "".join(f'<{tag} style="text-align:{s}">{c}</{tag}>' for c, s in zip(cells, side)) + "</tr>"
         return f"<table>{line(self.heads.values(), 'th')}{''.join(line(r, 'td') for r in self.rows)}</table>"
 
     def __str__(self): return self.markdown()

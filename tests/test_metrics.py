@@ -129,14 +129,18 @@ def test_floors():
     assert floor["gt_known"] == 100 and .45 < floor["fraction"] < .75
 
 
-BAD = dict(nan_map=("NaN", lambda c, l, y, b: c.__setitem__((1, y[1]), np.nan)), nan_logit=("logits contain NaN", lambda c, l, y, b: l.__setitem__((0, 0), np.nan)),
-           label=("12 classes", lambda c, l, y, b: y.__setitem__(0, 12)), no_box=("image 2 of the batch has no true box", lambda c, l, y, b: b.__setitem__(2, np.zeros((0, 4)))),
-           swapped=("corners are swapped", lambda c, l, y, b: b.__setitem__(0, np.array([[9, 9, 3, 20]]))))
+def bad_batches():
+    "Name -> the message, and what spoils a batch of maps c, logits l, labels y, boxes b."
+    return dict(nan_map=("NaN", lambda c, l, y, b: c.__setitem__((1, y[1]), np.nan)),
+                nan_logit=("logits contain NaN", lambda c, l, y, b: l.__setitem__((0, 0), np.nan)),
+                label=("12 classes", lambda c, l, y, b: y.__setitem__(0, 12)),
+                no_box=("image 2 of the batch has no true box", lambda c, l, y, b: b.__setitem__(2, np.zeros((0, 4)))),
+                swapped=("corners are swapped", lambda c, l, y, b: b.__setitem__(0, np.array([[9, 9, 3, 20]]))))
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", bad_batches())
 def test_bad_batches_are_refused_and_leave_nothing_behind(name):
-    message, spoil = BAD[name]
+    message, spoil = bad_batches()[name]
     batch = GOLDEN["cams"][:3].copy(), GOLDEN["logits"][:3].copy(), GOLDEN["labels"][:3].astype(int), list(TRUTH[:3])
     spoil(*batch)
     m = LocalizationMetrics(keep=1)

@@ -22,6 +22,12 @@ def page_name(stem:str) -> str:
     return re.sub(r"^\d+[a-z]?_", "", stem)
 
 
+def page_text(text:str) -> str:
+    "A staged notebook's JSON with links to the pages' names, and without the front matter's `output-file`, which says the name once more."
+    text = re.sub(r"(\]\([\w./-]*?)\d+[a-z]?_(\w+\.ipynb)", r"\1\2", text)
+    return re.sub(r'\n *"output-file: [\w.]+\\n",', "", text)
+
+
 def address_file() -> str:
     "What _quarto.yml takes from settings.ini, as YAML."
     s = settings()
@@ -42,7 +48,7 @@ def stage():
         dst = PAGES/src.relative_to(proc).with_name(page_name(src.stem) + src.suffix)
         dst.parent.mkdir(parents=True, exist_ok=True)
         if src.suffix != ".ipynb": shutil.copyfile(src, dst)
-        else: dst.write_text(re.sub(r"(\]\([\w./-]*?)\d+[a-z]?_(\w+\.ipynb)", r"\1\2", src.read_text(encoding="utf-8")), encoding="utf-8")
+        else: dst.write_text(page_text(src.read_text(encoding="utf-8")), encoding="utf-8")
     shutil.copyfile(ROOT/"_quarto.yml", PAGES/"_quarto.yml")
     (PAGES/"nbdev.yml").write_text(address_file(), encoding="utf-8")
 
