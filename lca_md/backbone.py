@@ -67,7 +67,8 @@ def check_size(model:VisionTransformer, # a timm vision transformer
               ):
     "Raises `ConfigError` if the model cannot take images of this size."
     want = model.patch_embed.img_size
-    if x.ndim != 4 or x.shape[1] != model.patch_embed.proj.in_channels: raise ConfigError(f"expected images [B, {model.patch_embed.proj.in_channels}, H, W], got {list(x.shape)}")
+    channels = model.patch_embed.proj.in_channels
+    if x.ndim != 4 or x.shape[1] != channels: raise ConfigError(f"expected images [B, {channels}, H, W], got {list(x.shape)}")
     if want and not model.dynamic_img_size and tuple(x.shape[-2:]) != tuple(want):
         raise ConfigError(f"the model was made for {want[0]} x {want[1]} pixels, got {x.shape[-2]} x {x.shape[-1]}; pass img_size= when creating it")
 
@@ -80,5 +81,6 @@ def check_backbone(model:nn.Module, # what timm made
     if not isinstance(model, VisionTransformer): why = f"it is a {type(model).__name__}, not a timm VisionTransformer"
     elif not model.has_class_token: why = "it has no class token, so there is no class-token attention to read"
     elif any(type(b) is not Block for b in model.blocks): why = f"its blocks are {type(model.blocks[0]).__name__}, not timm's pre-norm Block"
-    elif any(type(b.attn) is not Attention for b in model.blocks): why = f"its attention is {type(model.blocks[0].attn).__name__}, not timm's Attention"
+    elif any(type(b.attn) is not Attention for b in model.blocks):
+        why = f"its attention is {type(model.blocks[0].attn).__name__}, not timm's Attention"
     if why: raise ConfigError(f"{name} cannot be a backbone here: {why}")

@@ -6,13 +6,13 @@
 __all__ = ['to_numpy', 'finite_maps', 'resize_maps', 'normalize_map', 'to_levels', 'cut_level', 'trace', 'enclose', 'largest_box',
            'largest_boxes', 'all_boxes', 'box_area', 'box_iou', 'best_iou']
 
-# %% ../nbs/20_boxes.ipynb #fd043793
+# %% ../nbs/20_boxes.ipynb #45e24733
 import cv2
 import numpy as np
 
 from .core import DataError
 
-# %% ../nbs/20_boxes.ipynb #614476fc
+# %% ../nbs/20_boxes.ipynb #ca75895a
 def to_numpy(x, # a torch tensor (any device, any dtype), an array, or nested lists
             )->np.ndarray: # the same numbers as an array; half precision becomes float32
     "`x` as a NumPy array, detached and on the CPU."
@@ -22,7 +22,7 @@ def to_numpy(x, # a torch tensor (any device, any dtype), an array, or nested li
         x = x.numpy()
     return np.asarray(x)
 
-# %% ../nbs/20_boxes.ipynb #00144957
+# %% ../nbs/20_boxes.ipynb #d09e79ea
 def finite_maps(maps, # [..., H, W] tensor or array
                )->np.ndarray: # [..., H, W] float64
     "`maps` in float64. Raises `DataError` if a number is NaN or infinite, or a map is empty."
@@ -34,7 +34,7 @@ def finite_maps(maps, # [..., H, W] tensor or array
         raise DataError(f"{bad.sum()} of {bad.size} maps contain NaN or infinity (map {which}): such a map has no box; the model diverged")
     return maps
 
-# %% ../nbs/20_boxes.ipynb #6ca6c4ac
+# %% ../nbs/20_boxes.ipynb #28906606
 def resize_maps(maps, # [..., h, w] tensor or array
                 size:int|tuple[int, int]=224, # side, or (height, width), in pixels
                )->np.ndarray: # [..., H, W] float64
@@ -44,7 +44,7 @@ def resize_maps(maps, # [..., h, w] tensor or array
     out = [cv2.resize(m, (W, H), interpolation=cv2.INTER_LINEAR) for m in maps.reshape(-1, *maps.shape[-2:])]
     return np.array(out).reshape(*maps.shape[:-2], H, W)
 
-# %% ../nbs/20_boxes.ipynb #ec386988
+# %% ../nbs/20_boxes.ipynb #d7839a4a
 def normalize_map(maps, # [..., H, W] tensor or array, any finite values
                  )->np.ndarray: # [..., H, W] float64 in [0, 1]
     "Scale each map so that its minimum is 0 and its maximum 1; a flat map becomes all zero. Raises `DataError` on NaN."
@@ -53,7 +53,7 @@ def normalize_map(maps, # [..., H, W] tensor or array, any finite values
     top = maps.max((-2, -1), keepdims=True)
     return np.divide(maps, top, out=np.zeros_like(maps), where=top > 0)
 
-# %% ../nbs/20_boxes.ipynb #271a1c86
+# %% ../nbs/20_boxes.ipynb #378a11cd
 def to_levels(maps, # [..., H, W] in [0, 1]; uint8 passes unchanged
              )->np.ndarray: # [..., H, W] uint8
     "Cut maps in [0, 1] into the 256 levels of an 8-bit image, by truncation. Raises `DataError` on NaN or values outside [0, 1]."
@@ -63,7 +63,7 @@ def to_levels(maps, # [..., H, W] in [0, 1]; uint8 passes unchanged
         raise DataError(f"maps must lie in [0, 1], found {maps.min():.4g} to {maps.max():.4g}: use normalize_map first")
     return (255 * maps).astype(np.uint8)
 
-# %% ../nbs/20_boxes.ipynb #91ffa083
+# %% ../nbs/20_boxes.ipynb #4ab658e1
 def cut_level(top:int, # largest value of an 8-bit map
               thresholds, # [T] in [0, 1]
              )->np.ndarray: # [T] int; a pixel is inside if it is *above* its level
@@ -72,7 +72,7 @@ def cut_level(top:int, # largest value of an 8-bit map
     if not ((t >= 0) & (t <= 1)).all(): raise ValueError(f"thresholds must lie in [0, 1], got {t.min()} to {t.max()}")
     return (t * int(top)).astype(int)
 
-# %% ../nbs/20_boxes.ipynb #4bb76f5e
+# %% ../nbs/20_boxes.ipynb #579da60e
 def trace(inside:np.ndarray, # [H, W] bool or 0/1
           holes:bool=False, # also the contours of holes, and of what lies in them
          )->tuple[np.ndarray, ...]: # contours, each [n, 1, 2] as (x, y)
@@ -81,7 +81,7 @@ def trace(inside:np.ndarray, # [H, W] bool or 0/1
     inside = inside.view(np.uint8) if inside.dtype == bool else inside.astype(np.uint8)
     return cv2.findContours(inside, mode, cv2.CHAIN_APPROX_SIMPLE)[0]
 
-# %% ../nbs/20_boxes.ipynb #4a118607
+# %% ../nbs/20_boxes.ipynb #1996d30b
 def enclose(contour:np.ndarray, # [n, 1, 2] from `trace`
             shape:tuple[int, int], # (H, W) of the picture
            )->tuple[int, int, int, int]: # x0, y0, x1, y1
@@ -89,7 +89,7 @@ def enclose(contour:np.ndarray, # [n, 1, 2] from `trace`
     x, y, w, h = cv2.boundingRect(contour)
     return x, y, min(x + w, shape[1] - 1), min(y + h, shape[0] - 1)
 
-# %% ../nbs/20_boxes.ipynb #cc0a5f63
+# %% ../nbs/20_boxes.ipynb #6b9008be
 def largest_box(levels:np.ndarray, # [H, W] uint8
                 level:int, # a pixel is inside if it is above this
                )->tuple[int, int, int, int]: # x0, y0, x1, y1; all 0 if nothing is inside
@@ -97,14 +97,14 @@ def largest_box(levels:np.ndarray, # [H, W] uint8
     contours = trace(levels > level)
     return enclose(max(contours, key=cv2.contourArea), levels.shape) if contours else (0, 0, 0, 0)
 
-# %% ../nbs/20_boxes.ipynb #735cda04
+# %% ../nbs/20_boxes.ipynb #6252df0c
 def _span(profile:np.ndarray, # [n] maximum of each row (or column)
           levels:np.ndarray, # [S]
          )->tuple[np.ndarray, np.ndarray]: # first and one past the last index above each level, [S] each
     above = profile[None] > levels[:, None]
     return above.argmax(1), len(profile) - above[:, ::-1].argmax(1)
 
-# %% ../nbs/20_boxes.ipynb #b03e2536
+# %% ../nbs/20_boxes.ipynb #735cda04
 def _sweep(m:np.ndarray, # [H, W] uint8
            levels:np.ndarray, # [S] int, every one below the map's maximum
           )->np.ndarray: # [S, 4] int
@@ -118,7 +118,7 @@ def _sweep(m:np.ndarray, # [H, W] uint8
             out[i] = a + x, b + y, a + x + w, b + y + h
     return np.minimum(out, [m.shape[1] - 1, m.shape[0] - 1] * 2)
 
-# %% ../nbs/20_boxes.ipynb #24b55e45
+# %% ../nbs/20_boxes.ipynb #b03e2536
 def largest_boxes(maps, # [M, H, W] in [0, 1], or uint8
                   thresholds, # [T] in [0, 1], as fractions of each map's own maximum
                  )->np.ndarray: # [M, T, 4] int, xyxy
@@ -135,7 +135,7 @@ def largest_boxes(maps, # [M, H, W] in [0, 1], or uint8
         boxes[:] = found[back]
     return out
 
-# %% ../nbs/20_boxes.ipynb #2d99d52c
+# %% ../nbs/20_boxes.ipynb #0b5009cb
 def all_boxes(maps, # [M, H, W] in [0, 1], or uint8
               thresholds, # [T] in [0, 1]
              )->list[list[np.ndarray]]: # per map and threshold: int [n, 4] xyxy, n >= 0
@@ -147,14 +147,14 @@ def all_boxes(maps, # [M, H, W] in [0, 1], or uint8
         out.append([found[level] for level in cut_level(m.max(), thresholds).tolist()])
     return out
 
-# %% ../nbs/20_boxes.ipynb #568d04dc
+# %% ../nbs/20_boxes.ipynb #dec28b28
 def box_area(boxes, # [..., 4] xyxy, both corners inside
             )->np.ndarray: # [...] pixels
     "Pixels in a box; a box from 3 to 3 is one pixel wide."
     b = to_numpy(boxes).astype(np.float64)
     return (b[..., 2] - b[..., 0] + 1) * (b[..., 3] - b[..., 1] + 1)
 
-# %% ../nbs/20_boxes.ipynb #1eed6249
+# %% ../nbs/20_boxes.ipynb #67776764
 def box_iou(a, # [N, 4] xyxy, inclusive pixels
             b, # [M, 4] xyxy, inclusive pixels
            )->np.ndarray: # [N, M] float64 in [0, 1]
@@ -164,7 +164,7 @@ def box_iou(a, # [N, 4] xyxy, inclusive pixels
     shared = size.clip(0).prod(-1)
     return shared / (box_area(a)[:, None] + box_area(b)[None] - shared)
 
-# %% ../nbs/20_boxes.ipynb #679b15b5
+# %% ../nbs/20_boxes.ipynb #afcc59d3
 def best_iou(boxes, # [..., 4] xyxy
              truth, # [n, 4] xyxy, the true boxes of the image (n may be 0)
             )->np.ndarray: # [...] float64

@@ -19,7 +19,8 @@ from .core import Config, ConfigError, LcaError
 from .runs import check_parameters, execute, fresh_folder, parse_pairs
 
 # %% ../nbs/33_cli.ipynb #cf403090
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Weakly supervised object localization: boxes and heat maps from class labels.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  help="Weakly supervised object localization: boxes and heat maps from class labels.")
 def main():
     "Entry point of the `lca-md` command."
     try: app()
@@ -65,7 +66,7 @@ def evaluate(checkpoint:Annotated[str, Option(help="checkpoint of this book")]="
              param:Params=None,
              out:Annotated[str, Option(help="folder for results (default: beside the checkpoint)")]=""):
     "Every protocol's numbers of one checkpoint."
-    given = dict(checkpoint=checkpoint, data=data, split=split, **parse_pairs(param or []))
+    given = check_parameters("evaluate", dict(checkpoint=checkpoint, data=data, split=split, **parse_pairs(param or [])))
     out = out or str(Path(checkpoint).parent/f"evaluate-{split}")
     execute("evaluate", dict(given, out=out), _home(out, "evaluate"))
     typer.echo(protocol_table(json.loads((Path(out)/"metrics.json").read_text())))
@@ -76,10 +77,11 @@ def protocol_table(result:dict, # metrics.json of an evaluation
     "A row per protocol, then the trivial boxes."
     from lca_md.viz import Table
     rows = [dict(r, how=r["protocol"]) for r in result["table"]] + [dict(f, how=f["name"]) for f in result["floors"]]
-    heads = dict(how="protocol", gt_known="GT-known", maxboxacc_mean="mean of IoU .3/.5/.7", top1_loc="Top-1 Loc", top5_loc="Top-5 Loc", top1_cls="Top-1 Cls", top5_cls="Top-5 Cls", mean_iou="mean IoU")
+    heads = dict(how="protocol", gt_known="GT-known", maxboxacc_mean="mean of IoU .3/.5/.7", top1_loc="Top-1 Loc", top5_loc="Top-5 Loc",
+                 top1_cls="Top-1 Cls", top5_cls="Top-5 Cls", mean_iou="mean IoU")
     return str(Table(rows, heads))
 
-# %% ../nbs/33_cli.ipynb #412b399d
+# %% ../nbs/33_cli.ipynb #169fa22f
 @app.command()
 def localize(image:Annotated[str, Argument(help="an image file")],
              checkpoint:Annotated[str, Option(help="checkpoint of this book")],
@@ -94,7 +96,7 @@ def localize(image:Annotated[str, Argument(help="an image file")],
         from lca_md.viz import overlay
         overlay(to_pil(image), got.map, got.box, title=got.label).get_figure().savefig(picture)
 
-# %% ../nbs/33_cli.ipynb #169fa22f
+# %% ../nbs/33_cli.ipynb #de19e164
 @app.command()
 def draw(out:Annotated[str, Argument(help="folder to make")]="data/synthbirds",
          n_train:Annotated[int, Option(help="drawings for training")]=720,
@@ -105,7 +107,7 @@ def draw(out:Annotated[str, Argument(help="folder to make")]="data/synthbirds",
     from lca_md.synth import write_synthbirds
     typer.echo(f"{write_synthbirds(out, n_train, n_test, seed, size)}: {n_train} + {n_test} drawings")
 
-# %% ../nbs/33_cli.ipynb #8b07679f
+# %% ../nbs/33_cli.ipynb #171e8de5
 @app.command()
 def demo(param:Params=None,
          out:Annotated[str, Option(help="folder of the results")]="runs/demo"):
@@ -113,12 +115,14 @@ def demo(param:Params=None,
     given = check_parameters("quickstart", parse_pairs(param or []))
     nb = execute("quickstart", dict(given, out=out), _home(out, "demo"))
     result = json.loads((Path(out)/"metrics.json").read_text())
-    typer.echo(demo_table(result) + f"\n\nthe whole story: {nb.with_suffix('.html')}\npictures: {', '.join(str(p) for p in sorted(Path(out).glob('*.png')))}")
+    pictures = ", ".join(str(p) for p in sorted(Path(out).glob("*.png")))
+    typer.echo(demo_table(result) + f"\n\nthe whole story: {nb.with_suffix('.html')}\npictures: {pictures}")
 
-# %% ../nbs/33_cli.ipynb #de19e164
+# %% ../nbs/33_cli.ipynb #71882413
 def demo_table(result:dict, # metrics.json of the demo
               )->str: # Markdown
     "Both methods and the floors, under the val protocol."
     from lca_md.viz import Table
-    heads = dict(name="method", protocol="protocol", gt_known="GT-known", top1_loc="Top-1 Loc", top1_cls="Top-1 Cls", maxboxacc_30="IoU .3", maxboxacc_70="IoU .7", mean_iou="mean IoU")
+    heads = dict(name="method", protocol="protocol", gt_known="GT-known", top1_loc="Top-1 Loc", top1_cls="Top-1 Cls", maxboxacc_30="IoU .3",
+                 maxboxacc_70="IoU .7", mean_iou="mean IoU")
     return str(Table(result["headline"], heads))

@@ -242,16 +242,18 @@ def check_config(cfg:Settings, # changed in place: values are converted to their
 
 # %% ../nbs/00_core.ipynb #dcdf3afb
 _sections = ("BASIC", "MODEL", "DATA", "TRAIN", "TEST", "SOLVER")
-_released = {"BASIC.SEED": "seed", "BASIC.NUM_WORKERS": "workers", "BASIC.SAVE_ROOT": "out", "MODEL.ARCH": "arch", "MODEL.CAM_THR": "fixed_threshold", "DATA.DATADIR": "data",
-             "DATA.NUM_CLASSES": "num_classes", "DATA.CROP_SIZE": "img_size", "TRAIN.BATCH_SIZE": "batch_size", "SOLVER.LR_STEPS": "lr_steps", "SOLVER.LR_FACTOR": "lr_factor", "SOLVER.NUM_EPOCHS": "epochs"}
+_released = {"BASIC.SEED": "seed", "BASIC.NUM_WORKERS": "workers", "BASIC.SAVE_ROOT": "out", "MODEL.ARCH": "arch",
+             "MODEL.CAM_THR": "fixed_threshold", "DATA.DATADIR": "data", "DATA.NUM_CLASSES": "num_classes", "DATA.CROP_SIZE": "img_size",
+             "TRAIN.BATCH_SIZE": "batch_size", "SOLVER.LR_STEPS": "lr_steps", "SOLVER.LR_FACTOR": "lr_factor", "SOLVER.NUM_EPOCHS": "epochs"}
 def is_released(d:dict)->bool: # True for the nested layout
     "Whether `d` has the original project's sections."
     return any(isinstance(d.get(s), dict) for s in _sections)
 
 # %% ../nbs/00_core.ipynb #ca1e35b9
-_ineffective = {"SOLVER.START_LR": "the rate came from --lr", "SOLVER.WEIGHT_DECAY": "the decay came from --weight-decay", "SOLVER.MUMENTUM": "never read", "MODEL.TOP_K": "never read",
-                "MODEL.LOCALIZER_DIR": "never read", "TRAIN.ALPHA": "never read", "TRAIN.BETA": "never read", "TEST.SAVE_BOXED_IMAGE": "never read", "TEST.SAVE_CAMS": "never read",
-                "TEST.CKPT_DIR": "never read", "DATA.SCALE_SIZE": "never read", "DATA.SCALE_LENGTH": "never read", "BASIC.GPU_ID": "never read"}
+_never_read = ("SOLVER.MUMENTUM", "MODEL.TOP_K", "MODEL.LOCALIZER_DIR", "TRAIN.ALPHA", "TRAIN.BETA", "TEST.SAVE_BOXED_IMAGE", "TEST.SAVE_CAMS",
+               "TEST.CKPT_DIR", "DATA.SCALE_SIZE", "DATA.SCALE_LENGTH", "BASIC.GPU_ID")
+_ineffective = {"SOLVER.START_LR": "the rate came from --lr", "SOLVER.WEIGHT_DECAY": "the decay came from --weight-decay",
+                **dict.fromkeys(_never_read, "never read")}
 
 # %% ../nbs/00_core.ipynb #53e8b629
 def from_released(d:dict, # the nested dictionary

@@ -12,7 +12,7 @@ __all__ = ['CUB_LISTS', 'SPLITS', 'LAYOUTS', 'MEAN', 'STD', 'RECIPES', 'parse_fl
            'ilsvrc_transform', 'Tint', 'light_transform', 'train_transform', 'Draw', 'seeded', 'WSOLDataset',
            'EpochSampler', 'Loader', 'calm_worker', 'make_loader']
 
-# %% ../nbs/02_data.ipynb #37bccd58
+# %% ../nbs/02_data.ipynb #751a7539
 import contextlib, gc, hashlib, random, re, warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from torchvision import transforms as T
 
 from .core import ConfigError, DataError, nearest
 
-# %% ../nbs/02_data.ipynb #81b2e587
+# %% ../nbs/02_data.ipynb #6e540017
 def parse_floats(text:str, # "60 27.5 325 304"
                  n:int, # how many there must be
                 )->tuple: # n floats
@@ -39,7 +39,7 @@ def parse_floats(text:str, # "60 27.5 325 304"
     if not np.isfinite(values).all(): raise ValueError("all numbers must be finite")
     return values
 
-# %% ../nbs/02_data.ipynb #6e540017
+# %% ../nbs/02_data.ipynb #76315cd6
 def parse_int(text:str)->int: # "7" -> 7
     "One whole number. Raises `ValueError` otherwise."
     if not re.fullmatch(r"[0-9]{1,12}", text): raise ValueError(f"a whole number is expected, not {text[:20]!r}")
@@ -50,7 +50,7 @@ def parse_flag(text:str)->bool: # "1" -> True
     if text not in ("0", "1"): raise ValueError(f"0 (test) or 1 (train) is expected, not {text[:20]!r}")
     return text == "1"
 
-# %% ../nbs/02_data.ipynb #76315cd6
+# %% ../nbs/02_data.ipynb #d0898de7
 def parse_size(text:str)->tuple[int, int]: # "500 333" -> (500, 333)
     "Width and height. Raises `ValueError` unless both are whole numbers above 0."
     size = parse_floats(text, 2)
@@ -63,13 +63,13 @@ def parse_box(text:str)->tuple: # "60 27 325 304" -> (60.0, 27.0, 325.0, 304.0)
     if min(box[2:]) <= 0: raise ValueError("the box is empty: width and height must be above 0")
     return box
 
-# %% ../nbs/02_data.ipynb #b2bfb69c
+# %% ../nbs/02_data.ipynb #f8afba4c
 def parse_name(text:str)->str: # "001.Cardinal/0001.jpg"
     "A file name below the folder. Raises `ValueError` if it points outside."
     if text.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", text): raise ValueError("the name leads out of the data folder")
     return text
 
-# %% ../nbs/02_data.ipynb #efd0800b
+# %% ../nbs/02_data.ipynb #1af1c69f
 class Line(NamedTuple):
     "What one line of a list says, and where it stands."
     value: object
@@ -83,7 +83,7 @@ def parse_line(text:str, # "id value ...", one line of a list
     if not rest.strip(): raise ValueError("an id and a value are expected")
     return parse_int(id), parse(rest.strip())
 
-# %% ../nbs/02_data.ipynb #840bc908
+# %% ../nbs/02_data.ipynb #0208b7c3
 CUB_LISTS = ("classes.txt", "images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt")
 
 def read_lines(path:Path, # a text file, UTF-8
@@ -94,7 +94,7 @@ def read_lines(path:Path, # a text file, UTF-8
         raise DataError(f"{path} is missing; a folder in CUB's layout has images/ and {', '.join(CUB_LISTS)}: unpack the archive again") from None
     except (OSError, UnicodeDecodeError) as e: raise DataError(f"{path} cannot be read as text ({e}); restore it from the archive") from None
 
-# %% ../nbs/02_data.ipynb #0208b7c3
+# %% ../nbs/02_data.ipynb #58692d62
 def read_list(path:str|Path, # a list in CUB's style: an id and a value on each line
               parse=str, # the value's text -> value; raises `ValueError` with the reason
              )->dict[int, Line]: # id -> value and line number
@@ -108,7 +108,7 @@ def read_list(path:str|Path, # a list in CUB's style: an id and a value on each 
         out[id] = Line(value, n)
     return out
 
-# %% ../nbs/02_data.ipynb #32284a00
+# %% ../nbs/02_data.ipynb #b6046b44
 def read_dials(path:Path, # dials.csv: a header, then id and one number per dial
               )->dict[int, Line]: # image id -> {dial: value} and line number
     "SynthBirds' record of how hard each drawing is. Raises `DataError` naming the line."
@@ -121,7 +121,7 @@ def read_dials(path:Path, # dials.csv: a header, then id and one number per dial
         out[id] = Line(dict(zip(names, values)), n)
     return out
 
-# %% ../nbs/02_data.ipynb #8232a290
+# %% ../nbs/02_data.ipynb #34ac824a
 def read_cub(root:Path, # the data folder
             )->dict[str, dict]: # file name -> id -> Line
     "All lists of a folder in CUB's layout, each by itself. Raises `DataError`."
@@ -131,7 +131,7 @@ def read_cub(root:Path, # the data folder
     if (root/"dials.csv").exists(): tables["dials.csv"] = read_dials(root/"dials.csv")
     return tables
 
-# %% ../nbs/02_data.ipynb #6e42ec0e
+# %% ../nbs/02_data.ipynb #de148912
 def check_ids(root:Path, # the data folder
               tables:dict, # what `read_cub` returned
              ):
@@ -144,7 +144,7 @@ def check_ids(root:Path, # the data folder
         if missing: raise DataError(f"{root/file} has no line for image {missing[0]}{more}, which is in images.txt; restore the file")
         if extra: raise DataError(f"{root/file}, line {table[extra[0]].number}: image {extra[0]} is not in images.txt; restore either file")
 
-# %% ../nbs/02_data.ipynb #de148912
+# %% ../nbs/02_data.ipynb #3c3eb553
 def check_unique(path:Path, # the list
                  table:dict, # id -> Line
                 ):
@@ -154,7 +154,7 @@ def check_unique(path:Path, # the list
         if value in seen: raise DataError(f"{path}, line {n}: {value} is on line {seen[value]} already; delete one of the two ids from every list")
         seen[value] = n
 
-# %% ../nbs/02_data.ipynb #3c3eb553
+# %% ../nbs/02_data.ipynb #ed6e30bc
 def check_classes(root:Path, # the data folder
                   t:dict, # what `read_cub` returned
                   chosen:dict, # class id -> Line with its name: the classes to use
@@ -169,7 +169,7 @@ def check_classes(root:Path, # the data folder
         what = "" if c in taught else "no training images" if c in used else "no images"
         if what: raise DataError(f"{root/'classes.txt'}, line {n}: class {name} has {what}; delete it there or choose other classes")
 
-# %% ../nbs/02_data.ipynb #d9caf7dc
+# %% ../nbs/02_data.ipynb #b27ff6ea
 def choose_classes(path:Path, # classes.txt, for the message
                    classes:dict, # class id -> Line
                    wanted=None, # class names; None or empty for all
@@ -180,7 +180,7 @@ def choose_classes(path:Path, # classes.txt, for the message
         if w not in names: raise DataError(f"{path} has no class {w!r}; the nearest is {nearest(w, names) or names[0]!r}")
     return {c: line for c, line in sorted(classes.items()) if not wanted or line.value in wanted}
 
-# %% ../nbs/02_data.ipynb #9fdfea11
+# %% ../nbs/02_data.ipynb #d220493f
 class ImageError(DataError):
     "A picture that cannot be used. Rebuilt from a worker's traceback, it keeps the message only."
     def __init__(self, message): super().__init__(str(message).rpartition("ImageError: ")[2].strip())
@@ -193,7 +193,7 @@ def decoding(path:str|Path, # the file that is being read
     except FileNotFoundError: raise ImageError(f"{path} is listed but is not on disk; restore the file or remove it from the lists") from None
     except Exception as e: raise ImageError(f"{path} is not a readable image ({e}); replace the file or remove it from the lists") from e
 
-# %% ../nbs/02_data.ipynb #d220493f
+# %% ../nbs/02_data.ipynb #6d874656
 def image_size(path:str|Path, # the file
               )->tuple[int, int]: # (width, height)
     "Size from the header alone. Raises `ImageError`."
@@ -209,7 +209,7 @@ def open_image(path:str|Path, # the file
         raise ImageError(f"{path} is {im.size[0]} x {im.size[1]} pixels but {size[0]} x {size[1]} in the lists; restore the file or mend the size")
     return im
 
-# %% ../nbs/02_data.ipynb #03e94b0d
+# %% ../nbs/02_data.ipynb #90de84fd
 @dataclass(slots=True)
 class Record:
     "One picture of a data set, before it is opened."
@@ -224,7 +224,7 @@ class Record:
     xywh: np.ndarray|None = None # [n, 4] the boxes exactly as the list writes them (CUB)
     clipped: bool = False # a box reached more than a pixel beyond the picture
 
-# %% ../nbs/02_data.ipynb #f867f66e
+# %% ../nbs/02_data.ipynb #401c7d67
 def clip_box(box, # left, top, width, height, in pixels of the file
              size, # (width, height) of the file
             )->tuple[np.ndarray, float]: # [4] x0 y0 x1 y1 within the picture; how far it reached beyond, in pixels
@@ -235,7 +235,7 @@ def clip_box(box, # left, top, width, height, in pixels of the file
     if (cut[2:] <= cut[:2]).any(): raise ValueError(f"the box {' '.join(f'{v:g}' for v in box)} lies outside its picture of {size[0]} x {size[1]}")
     return cut, float(abs(drawn - cut).max())
 
-# %% ../nbs/02_data.ipynb #47836f1b
+# %% ../nbs/02_data.ipynb #ff5c1f0c
 def find_mask(root:Path, # the data folder
               name:str, # path below images/
              )->str|None: # path of the segmentation
@@ -246,7 +246,7 @@ def find_mask(root:Path, # the data folder
     if not path.is_file(): raise DataError(f"{path} is missing; complete the folder segmentations or remove it")
     return str(path)
 
-# %% ../nbs/02_data.ipynb #ff5c1f0c
+# %% ../nbs/02_data.ipynb #a218bf5a
 def cub_record(root:Path, # the data folder
                t:dict, # what `read_cub` returned
                id:int, # image id
@@ -262,7 +262,7 @@ def cub_record(root:Path, # the data folder
     except ValueError as e: raise DataError(f"{root/'bounding_boxes.txt'}, line {box_line}: {e}; mend the box") from None
     return Record(name, str(path), label, cut[None], size, find_mask(root, name), dials, id, np.array([box]), beyond > 1 + 1e-6)
 
-# %% ../nbs/02_data.ipynb #76ecc212
+# %% ../nbs/02_data.ipynb #877ca873
 def warn_clipped(path:Path, # the list the boxes come from
                  records:list, # all records
                 ):
@@ -271,7 +271,7 @@ def warn_clipped(path:Path, # the list the boxes come from
     if ids: warnings.warn(f"{path}: {len(ids)} of {len(records)} boxes reach more than a pixel beyond their picture and were clipped: "
                           f"ids {', '.join(map(str, ids[:10]))}{' ...' * (len(ids) > 10)}", stacklevel=3)
 
-# %% ../nbs/02_data.ipynb #877ca873
+# %% ../nbs/02_data.ipynb #5234dfe7
 def load_cub(root:str|Path, # folder with images.txt, images/ ...
              classes=None, # names of the classes to use; None or empty: all of classes.txt
             )->tuple[list[Record], list[Record], list[str]]: # training records, test records, class names
@@ -288,7 +288,7 @@ def load_cub(root:str|Path, # folder with images.txt, images/ ...
     train = {i for i, line in t["train_test_split.txt"].items() if line.value}
     return [r for r in records if r.id in train], [r for r in records if r.id not in train], [line.value for line in chosen.values()]
 
-# %% ../nbs/02_data.ipynb #69151345
+# %% ../nbs/02_data.ipynb #6775070f
 def ilsvrc_boxes(xyxy, # [n, 4] x0 y0 x1 y1 in pixels of the file
                  size, # (width, height) of the file
                  out:int=224, # side of the network's input
@@ -305,7 +305,7 @@ def cub_boxes(xywh, # [n, 4] left, top, width, height in pixels of the file
     v = np.trunc(np.asarray(xywh, dtype=np.float64).reshape(-1, 4))
     return ilsvrc_boxes(np.concatenate([v[:, :2], v[:, :2] + v[:, 2:]], 1), size, out)
 
-# %% ../nbs/02_data.ipynb #b5becd77
+# %% ../nbs/02_data.ipynb #96376928
 def draw_lots(record:Record, # one picture
               seed:int, # of the split
              )->bytes: # 16 bytes that look random
@@ -318,7 +318,7 @@ def val_quota(n:int, # training images of a class
     "At most a quarter of the class, but one if it has two images."
     return min(per_class, max(n // 4, int(n >= 2)))
 
-# %% ../nbs/02_data.ipynb #64e8b7b1
+# %% ../nbs/02_data.ipynb #d8c633c7
 def split_val(records:list, # training records
               per_class:int=5, # validation images of each class (fewer for a small class)
               seed:int=0, # another seed draws other images
@@ -329,7 +329,7 @@ def split_val(records:list, # training records
     val = {r.name for c in members.values() for r in sorted(c, key=lambda r: draw_lots(r, seed))[:val_quota(len(c), per_class)]}
     return [r for r in records if r.name not in val], [r for r in records if r.name in val]
 
-# %% ../nbs/02_data.ipynb #2c877f65
+# %% ../nbs/02_data.ipynb #cb493b03
 SPLITS, LAYOUTS = ("train", "val", "test"), ("auto", "cub")
 
 def check_choice(what:str, # what is being chosen
@@ -339,7 +339,7 @@ def check_choice(what:str, # what is being chosen
     "Raise `ConfigError` naming the nearest valid value, unless `value` is one."
     if value not in valid: raise ConfigError(f"{what} is {value!r}; did you mean {nearest(value, valid) or valid[0]!r}? Valid: {', '.join(valid)}")
 
-# %% ../nbs/02_data.ipynb #cb493b03
+# %% ../nbs/02_data.ipynb #f98b5467
 def find_layout(root:str|Path, # the data folder
                )->str: # its layout
     "Which layout a folder has. Raises `DataError` if none is recognised."
@@ -349,7 +349,7 @@ def find_layout(root:str|Path, # the data folder
     below = next((p.parent for p in sorted(root.glob("*/images.txt"))), None)
     raise DataError(f"{root} holds none of {', '.join(CUB_LISTS)}; " + (f"did you mean {below}?" if below else "give a folder in CUB's layout"))
 
-# %% ../nbs/02_data.ipynb #f98b5467
+# %% ../nbs/02_data.ipynb #b2db2165
 def open_split(root:str|Path, # the data folder
                split:str, # "train" (without val), "val" or "test"
                val_per_class:int=5, # images per class carved from train
@@ -368,7 +368,7 @@ def open_split(root:str|Path, # the data folder
     if not records: raise DataError(f"the {split} split of {root} is empty; {mend}")
     return records, names
 
-# %% ../nbs/02_data.ipynb #3ee84628
+# %% ../nbs/02_data.ipynb #bf06060f
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225) # of ImageNet, as the released weights expect
 
 def squeeze(size:int, # side of the square, in pixels
@@ -380,7 +380,7 @@ def tensor_steps()->list: # two transforms
     "PIL to a tensor [3, H, W] in [0, 1]; then ImageNet's mean and deviation taken out."
     return [T.ToTensor(), T.Normalize(MEAN, STD)]
 
-# %% ../nbs/02_data.ipynb #bf06060f
+# %% ../nbs/02_data.ipynb #be790513
 def eval_transform(size:int=224, # side of the network's input
                   )->T.Compose: # PIL -> [3, size, size]
     "The test transform: the whole picture, squeezed to a square, normalised."
@@ -392,7 +392,7 @@ def to_picture(x:torch.Tensor, # [..., 3, H, W] normalised
     x = x.detach().cpu().movedim(-3, -1) * torch.tensor(STD) + torch.tensor(MEAN)
     return (x.clamp(0, 1) * 255).round().byte().numpy()
 
-# %% ../nbs/02_data.ipynb #b0fd5788
+# %% ../nbs/02_data.ipynb #622ffdcd
 def posterize(img:Image.Image, # RGB
               bits:int, # of each colour value to keep
               **_):
@@ -407,7 +407,7 @@ def guard_posterize(transform:T.Compose, # made by timm
         if op.name.startswith("Posterize"): op.aug_fn = posterize
     return transform
 
-# %% ../nbs/02_data.ipynb #3884fce9
+# %% ../nbs/02_data.ipynb #0d7747b0
 def cub_transform(size:int)->T.Compose:
     "The released CUB recipe: timm's DeiT augmentation with RandAugment and random erasing."
     return guard_posterize(create_transform(size, is_training=True, color_jitter=0.4, auto_augment="rand-m9-mstd0.5-inc1",
@@ -417,7 +417,7 @@ def ilsvrc_transform(size:int)->T.Compose:
     "The released ILSVRC recipe: squeeze to 8/7 of the size (256 for 224), random crop, flip."
     return T.Compose([squeeze(size * 8 // 7), T.RandomCrop(size), T.RandomHorizontalFlip(), *tensor_steps()])
 
-# %% ../nbs/02_data.ipynb #2cd3f6f9
+# %% ../nbs/02_data.ipynb #8b9f03a8
 class Tint(torch.nn.Module):
     "Multiply a picture [3, H, W] in [0, 1] by a random brightness, and each colour by a factor of its own."
     def __init__(self,
@@ -426,10 +426,11 @@ class Tint(torch.nn.Module):
         super().__init__()
         self.amount = amount
     def forward(self, x):
+        "The picture in another light."
         light, colour = 1 + self.amount * (2 * torch.rand(1) - 1), 1 + self.amount * (torch.rand(3, 1, 1) - 0.5)
         return (x * (light * colour)).clamp_(0, 1)
 
-# %% ../nbs/02_data.ipynb #8b9f03a8
+# %% ../nbs/02_data.ipynb #0c6f0939
 def light_transform(size:int)->T.Compose:
     "Cheap, for drawn pictures and short runs: one resize does the cropping, then a flip and a change of light."
     to_tensor, to_zero_mean = tensor_steps()
@@ -444,7 +445,7 @@ def train_transform(size:int=224, # side of the network's input
     check_choice("recipe", recipe, list(RECIPES))
     return RECIPES[recipe](size)
 
-# %% ../nbs/02_data.ipynb #b20c01c1
+# %% ../nbs/02_data.ipynb #bff6e020
 class Draw(NamedTuple):
     "Which drawing of which picture: the key that a training loader asks a data set for."
     seed: int
@@ -461,7 +462,7 @@ def seeded(*key, # whole numbers >= 0
     try: yield
     finally: random.setstate(before[0]), np.random.set_state(before[1]), torch.default_generator.set_state(before[2])
 
-# %% ../nbs/02_data.ipynb #27e443b9
+# %% ../nbs/02_data.ipynb #c8ea8b00
 class WSOLDataset(Dataset):
     "Pictures with labels for training, and boxes and masks for the measure only."
     def __init__(self,
@@ -476,7 +477,7 @@ class WSOLDataset(Dataset):
 
     def __len__(self): return len(self.records)
 
-# %% ../nbs/02_data.ipynb #c8ea8b00
+# %% ../nbs/02_data.ipynb #931d7e6e
 @patch
 def picture(self:WSOLDataset,
             i:int, # position in the data set
@@ -494,7 +495,7 @@ def __getitem__(self:WSOLDataset,
     with seeded(*key) if isinstance(key, Draw) else contextlib.nullcontext(): image = self.transform(img)
     return dict(image=image, label=self.records[i].label, index=i)
 
-# %% ../nbs/02_data.ipynb #ab9f9505
+# %% ../nbs/02_data.ipynb #b39864e0
 @patch
 def raw(self:WSOLDataset,
         i:int, # position
@@ -512,7 +513,7 @@ def boxes(self:WSOLDataset,
     written = r.xywh if r.xywh is not None else np.concatenate([r.boxes[:, :2], r.boxes[:, 2:] - r.boxes[:, :2]], 1)
     return cub_boxes(written, r.size, self.size)
 
-# %% ../nbs/02_data.ipynb #b39864e0
+# %% ../nbs/02_data.ipynb #23c7d84f
 @patch
 def mask(self:WSOLDataset,
          i:int, # position
@@ -528,7 +529,7 @@ def dials(self:WSOLDataset)->dict|None: # dial -> [n] float
     if not self.records or any(r.dials is None for r in self.records): return None
     return {k: np.array([r.dials[k] for r in self.records]) for k in self.records[0].dials}
 
-# %% ../nbs/02_data.ipynb #7fe195f3
+# %% ../nbs/02_data.ipynb #c8418242
 class EpochSampler(Sampler):
     "The order of a training epoch, as `Draw`s: a function of (seed, epoch), whatever ran before."
     def __init__(self,
@@ -549,10 +550,12 @@ def set_epoch(self:EpochSampler,
     if start is not None or epoch != self.epoch: self.start = start or 0
     self.epoch = epoch
 
-# %% ../nbs/02_data.ipynb #198b4519
+# %% ../nbs/02_data.ipynb #68e444ec
 class Loader(DataLoader):
     "PyTorch's loader; `set_epoch(epoch, start_batch)` chooses what the next pass draws, and from which batch on."
+    def __init__(self, *args, **kwargs): super().__init__(*args, **kwargs)
     def set_epoch(self, epoch, start_batch=0):
+        "Choose the epoch of the next pass, and how many of its batches to leave out."
         if hasattr(self.sampler, "set_epoch"): self.sampler.set_epoch(epoch, start_batch * self.batch_size)
 
 def calm_worker(_):

@@ -6,7 +6,7 @@
 __all__ = ['THRESHOLDS', 'IOUS', 'Protocol', 'LocalizationMetrics', 'top_classes', 'pick_maps', 'bootstrap_interval',
            'score_boxes', 'whole_image_baseline', 'centred_box', 'best_centred_baseline']
 
-# %% ../nbs/21_metrics.ipynb #f46f8de5
+# %% ../nbs/21_metrics.ipynb #7222943d
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,11 @@ from fastcore.basics import patch
 from .boxes import all_boxes, best_iou, largest_boxes, normalize_map, resize_maps, to_levels, to_numpy
 from .core import DataError, LcaError, atomic_write
 
-# %% ../nbs/21_metrics.ipynb #9adeb1ea
+# %% ../nbs/21_metrics.ipynb #e9560577
 THRESHOLDS = np.arange(0, 1, .01)  # the standard sweep: 0, 0.01, ... 0.99 of each map's maximum
 IOUS = (.3, .5, .7)                # overlap that counts as found: lenient, standard, strict
 
-# %% ../nbs/21_metrics.ipynb #40aa6375
+# %% ../nbs/21_metrics.ipynb #9adeb1ea
 @dataclass(frozen=True)
 class Protocol:
     "How a localization number was made: which map, which rule for the threshold, which split. Raises `ValueError` if that is no protocol."
@@ -43,31 +43,32 @@ class Protocol:
         how = {"fixed": "threshold {:.2f} fixed", "val": "threshold {:.2f} chosen on val", "oracle": "best threshold of this split (oracle)"}
         return f"{self.map} map, {how[self.rule].format(self.threshold)}, {self.split} split"
 
-# %% ../nbs/21_metrics.ipynb #31cb2cc2
+# %% ../nbs/21_metrics.ipynb #88155c85
 class LocalizationMetrics:
     "Collects, image by image, what every localization and classification metric needs; then answers under any protocol."
     def __init__(self,
                  size:int|tuple[int, int]=224, # side, or (height, width), of the pixel grid that the true boxes live on
-                 thresholds=THRESHOLDS, # [T] increasing, in [0, 1)
+                 thresholds:np.ndarray|None=None, # [T] increasing, in [0, 1); None: `THRESHOLDS`
                  keep:int=5, # predicted classes whose maps are scored; 1 is 3 to 5 times faster, and enough for all but protocol "released"
                  multi:bool=False, # also score all contours of the true class's map (MaxBoxAccV2)
                 ):
         self.size = (size, size) if isinstance(size, int) else tuple(size)
+        thresholds = THRESHOLDS if thresholds is None else thresholds
         self.thresholds, self.keep, self.multi = np.atleast_1d(to_numpy(thresholds)).astype(np.float64), keep, multi
         self.reset()
 
-# %% ../nbs/21_metrics.ipynb #57d8d885
+# %% ../nbs/21_metrics.ipynb #31cb2cc2
 @patch
 def reset(self:LocalizationMetrics):
     "Forget every image."
     self._rows, T = [], len(self.thresholds)
     self.pixels = np.zeros((2, T + 3), dtype=np.int64)  # [object or background, score bin]
 
-# %% ../nbs/21_metrics.ipynb #5baa30bd
+# %% ../nbs/21_metrics.ipynb #57d8d885
 @patch
 def __len__(self:LocalizationMetrics): return sum(len(r["label"]) for r in self._rows)
 
-# %% ../nbs/21_metrics.ipynb #72a6f500
+# %% ../nbs/21_metrics.ipynb #d9e3a12c
 def top_classes(logits, # [B, K]
                 k:int=5,
                )->np.ndarray: # [B, min(k, K)] int, best first
@@ -76,7 +77,7 @@ def top_classes(logits, # [B, K]
     if np.isnan(logits).any(): raise DataError("the logits contain NaN: the model or its input diverged")
     return np.argsort(-logits, axis=1, kind="stable")[:, :k]
 
-# %% ../nbs/21_metrics.ipynb #e6ed1e2d
+# %% ../nbs/21_metrics.ipynb #cd6290ba
 def pick_maps(cams, # [B, K, h, w]; [B, 1, h, w] or [B, h, w] if one map serves all classes; or an object with `maps_for(classes)`
               classes:np.ndarray, # [B, k] int
              )->np.ndarray: # [B, k, h, w]
@@ -86,7 +87,7 @@ def pick_maps(cams, # [B, K, h, w]; [B, 1, h, w] or [B, h, w] if one map serves 
     rows = np.arange(len(classes))[:, None]
     return to_numpy(cams[rows, classes if cams.shape[1] > 1 else np.zeros_like(classes)])
 
-# %% ../nbs/21_metrics.ipynb #3ba1e800
+# %% ../nbs/21_metrics.ipynb #f8355b9f
 def _check_boxes(boxes, n):
     boxes = [to_numpy(b).reshape(-1, 4) for b in boxes]
     if len(boxes) != n: raise DataError(f"{n} images but boxes for {len(boxes)}")
@@ -95,7 +96,7 @@ def _check_boxes(boxes, n):
         if (b[:, 2:] < b[:, :2]).any(): raise DataError(f"image {i} of the batch has a box whose corners are swapped: {b.tolist()}")
     return boxes
 
-# %% ../nbs/21_metrics.ipynb #e621013f
+# %% ../nbs/21_metrics.ipynb #3ba1e800
 @patch
 def _score(self:LocalizationMetrics, maps, classes, boxes, mask):
     "One image: IoU [1+k, T] of each class's box with the truth, of all contours of the first class's map [T], and that map's pixel counts."
@@ -107,7 +108,7 @@ def _score(self:LocalizationMetrics, maps, classes, boxes, mask):
     pixels = 0 if mask is None else self._count_pixels(scaled[back[0]], mask)
     return iou, np.array([best_iou(b, boxes).max(initial=0) for b in found], dtype=np.float32), pixels
 
-# %% ../nbs/21_metrics.ipynb #8d02ed81
+# %% ../nbs/21_metrics.ipynb #e621013f
 @patch
 def update(self:LocalizationMetrics,
            cams, # [B, K, h, w] maps, or an object with `.maps_for(classes [B, k]) -> [B, k, h, w]` such as a model's output
@@ -129,14 +130,14 @@ def update(self:LocalizationMetrics,
     self._add({k: np.asarray(v) for k, v in row.items()})
     if boxes is not None: self.pixels = self.pixels + sum(s[2] for s in scored)
 
-# %% ../nbs/21_metrics.ipynb #dca346a0
+# %% ../nbs/21_metrics.ipynb #8d02ed81
 @patch
 def _add(self:LocalizationMetrics, row):
     if not len(row["label"]): return
     if self._rows and self._rows[0].keys() != row.keys(): raise DataError("some images came with boxes and some without")
     self._rows.append(row)
 
-# %% ../nbs/21_metrics.ipynb #d6dff204
+# %% ../nbs/21_metrics.ipynb #dca346a0
 @patch
 def _get(self:LocalizationMetrics, name):
     "All images' values of one kind, concatenated."
@@ -145,7 +146,7 @@ def _get(self:LocalizationMetrics, name):
     if len(self._rows) > 1: self._rows = [{k: np.concatenate([r[k] for r in self._rows]) for k in self._rows[0]}]
     return self._rows[0][name]
 
-# %% ../nbs/21_metrics.ipynb #23389e97
+# %% ../nbs/21_metrics.ipynb #dadc53e0
 @patch
 def best_ious(self:LocalizationMetrics,
               map:str="gt", # "gt": true class's map; "pred": map of the top-1 class; "multi": best of all contours of the gt map
@@ -153,20 +154,20 @@ def best_ious(self:LocalizationMetrics,
     "IoU of each image's box with its best true box, at every threshold."
     return self._get("pred")[:, 0] if map == "pred" else self._get(map)
 
-# %% ../nbs/21_metrics.ipynb #1626e76e
+# %% ../nbs/21_metrics.ipynb #ad03cec3
 @patch
 def curve(self:LocalizationMetrics, map:str="gt", iou:float=.5)->np.ndarray: # [T] percent
     "Percentage of images found at each threshold."
     return 100 * (self.best_ious(map) >= np.float32(iou)).sum(0) / len(self)
 
-# %% ../nbs/21_metrics.ipynb #5c76de4e
+# %% ../nbs/21_metrics.ipynb #1348aaa6
 @patch
 def choose_threshold(self:LocalizationMetrics, map:str="gt", iou:float=.5)->float:
     "The threshold that finds most of *these* images (call it on val); of equals the one with the highest mean IoU, then the first."
     found, overlap = self.curve(map, iou), self.best_ious(map).mean(0, dtype=np.float64)
     return float(self.thresholds[np.lexsort((-overlap, -found))[0]])
 
-# %% ../nbs/21_metrics.ipynb #155ce1ca
+# %% ../nbs/21_metrics.ipynb #2309fc6e
 @patch
 def _column(self:LocalizationMetrics, protocol):
     "Index of the protocol's threshold, or None for an oracle."
@@ -176,14 +177,14 @@ def _column(self:LocalizationMetrics, protocol):
         raise LcaError(f"the threshold {protocol.threshold} was not swept; the nearest that was is {self.thresholds[i]:.4g}")
     return i
 
-# %% ../nbs/21_metrics.ipynb #5abd5641
+# %% ../nbs/21_metrics.ipynb #f2fd3eba
 @patch
 def classification(self:LocalizationMetrics)->dict: # percent
     "Top-1 and top-5 accuracy."
     right, n = self._get("top") == self._get("label")[:, None], len(self)
     return {f"top{k}_cls": float(100 * right[:, :k].any(1).sum() / n) for k in (1, 5) if k <= self.keep}
 
-# %% ../nbs/21_metrics.ipynb #2c31c083
+# %% ../nbs/21_metrics.ipynb #030b6a61
 @patch
 def _per_image(self:LocalizationMetrics, map):
     "Every metric as a matrix [N, T]: its mean over images is its value at each threshold."
@@ -194,7 +195,7 @@ def _per_image(self:LocalizationMetrics, map):
     if self.multi and map == "gt": out |= {f"maxboxaccv2_{round(100*d)}": self._get("multi") >= np.float32(d) for d in IOUS}
     return {"mean_iou": iou, **out}
 
-# %% ../nbs/21_metrics.ipynb #8ef2ad4f
+# %% ../nbs/21_metrics.ipynb #2c31c083
 @patch
 def _values(self:LocalizationMetrics, protocol, rows=slice(None)):
     i = self._column(protocol)
@@ -207,7 +208,7 @@ def _values(self:LocalizationMetrics, protocol, rows=slice(None)):
         if three: out[f"{name}_mean"] = float(np.mean(three))
     return out
 
-# %% ../nbs/21_metrics.ipynb #97cccd88
+# %% ../nbs/21_metrics.ipynb #0ec0c3c7
 @patch
 def compute(self:LocalizationMetrics,
             protocol:Protocol|str=Protocol(), # or "released": the 28 values of the released evaluation code
@@ -224,14 +225,14 @@ def compute(self:LocalizationMetrics,
     pixel_iou = self.pixel_iou()
     return out | dict(pxap=self.pxap(), pixel_iou=float(pixel_iou.max() if i is None else pixel_iou[i]))
 
-# %% ../nbs/21_metrics.ipynb #55b78f21
+# %% ../nbs/21_metrics.ipynb #c5d71178
 @patch
 def hits(self:LocalizationMetrics, protocol:Protocol=Protocol(), iou:float=.5)->np.ndarray: # [N] bool
     "Which images are found under a protocol."
     i = self._column(protocol)
     return self.best_ious(protocol.map)[:, self.curve(protocol.map, iou).argmax() if i is None else i] >= np.float32(iou)
 
-# %% ../nbs/21_metrics.ipynb #2d17bfef
+# %% ../nbs/21_metrics.ipynb #55b78f21
 def bootstrap_interval(values, # [N] one number (or hit) per image
                        level:float=.95, # coverage
                        n:int=1000, # resamples
@@ -242,7 +243,7 @@ def bootstrap_interval(values, # [N] one number (or hit) per image
     means = np.array([rng.choice(values, len(values)).mean() for _ in range(n)])
     return tuple(float(q) for q in np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
 
-# %% ../nbs/21_metrics.ipynb #d9b75e86
+# %% ../nbs/21_metrics.ipynb #dce6d3a5
 @patch
 def _count_pixels(self:LocalizationMetrics, scores, mask):
     "Object and background pixels in each score bin, [2, T+3]."
@@ -251,28 +252,28 @@ def _count_pixels(self:LocalizationMetrics, scores, mask):
     edges = np.concatenate([[-1], self.thresholds, [1, 2, 3]])
     return np.stack([np.histogram(scores[mask == kind], edges)[0] for kind in (1, 0)])
 
-# %% ../nbs/21_metrics.ipynb #67be1951
+# %% ../nbs/21_metrics.ipynb #d9b75e86
 @patch
 def _pixel_counts(self:LocalizationMetrics):
     "Object and background pixels that score at least each threshold, [T+2] each, and the number of object pixels."
     inside, outside = self.pixels[:, ::-1].cumsum(1)[:, ::-1]
     return inside[1:], outside[1:], inside[0]
 
-# %% ../nbs/21_metrics.ipynb #946e1656
+# %% ../nbs/21_metrics.ipynb #67be1951
 @patch
 def pxap(self:LocalizationMetrics)->float: # percent
     "Area under the precision-recall curve of pixels (PxAP; Choe et al., CVPR 2020)."
     tp, fp, n = (x[::-1] if np.ndim(x) else x for x in self._pixel_counts())
     return float(100 * (tp / np.maximum(tp + fp, 1))[1:] @ np.diff(tp / max(n, 1)))
 
-# %% ../nbs/21_metrics.ipynb #76a837f3
+# %% ../nbs/21_metrics.ipynb #946e1656
 @patch
 def pixel_iou(self:LocalizationMetrics)->np.ndarray: # [T] percent
     "Intersection over union of all object pixels with all pixels at or above each threshold."
     tp, fp, n = self._pixel_counts()
     return 100 * (tp / np.maximum(n + fp, 1))[:len(self.thresholds)]
 
-# %% ../nbs/21_metrics.ipynb #a86dac93
+# %% ../nbs/21_metrics.ipynb #3f2c7e56
 @patch
 def _released(self:LocalizationMetrics):
     "The released evaluation, number for number; note what it calls GT-Known."
@@ -288,7 +289,7 @@ def _released(self:LocalizationMetrics):
         out |= {f"{kind}_optThred_thr_{100*d:.2f}_top-{k}": counts[d, k].argmax() * .01 for d in IOUS for k in tops}
     return {k: float(v) for k, v in out.items()}
 
-# %% ../nbs/21_metrics.ipynb #dddc2a52
+# %% ../nbs/21_metrics.ipynb #2867d68d
 @patch
 def table(self:LocalizationMetrics,
           val_threshold=None, # a threshold, {"gt": ..., "pred": ...}, or the val split's LocalizationMetrics to choose it from
@@ -305,7 +306,7 @@ def table(self:LocalizationMetrics,
         rows += [self.compute(Protocol(m, r, t, split)) for r, t in rules if t is not None or r == "oracle"]
     return rows
 
-# %% ../nbs/21_metrics.ipynb #badc9518
+# %% ../nbs/21_metrics.ipynb #bcee2c26
 @patch
 def by(self:LocalizationMetrics,
        values, # [N] one number per image, in the order of the updates (a dial, the box area, ...)
@@ -326,7 +327,7 @@ def by(self:LocalizationMetrics,
         out.append(dict(protocol=str(protocol), low=float(low), high=float(high), images=int(rows.sum()), **got))
     return out
 
-# %% ../nbs/21_metrics.ipynb #57a356dd
+# %% ../nbs/21_metrics.ipynb #2fdfe48b
 def score_boxes(predicted, # [N, 4] or [4] xyxy
                 truth, # per image [n, 4] xyxy
                )->dict: # percent
@@ -336,7 +337,7 @@ def score_boxes(predicted, # [N, 4] or [4] xyxy
     acc = {f"maxboxacc_{round(100*d)}": 100 * float((iou >= d).mean()) for d in IOUS}
     return dict(gt_known=acc["maxboxacc_50"], **acc, maxboxacc_mean=float(np.mean(list(acc.values()))), mean_iou=100 * float(iou.mean()))
 
-# %% ../nbs/21_metrics.ipynb #2a558084
+# %% ../nbs/21_metrics.ipynb #57a356dd
 def whole_image_baseline(boxes, # per image [n, 4] int xyxy in network pixels
                          size:int|tuple[int, int]=224,
                         )->dict: # "name" and percentages
@@ -344,7 +345,7 @@ def whole_image_baseline(boxes, # per image [n, 4] int xyxy in network pixels
     H, W = (size, size) if isinstance(size, int) else size
     return dict(name="whole image", **score_boxes([0, 0, W - 1, H - 1], boxes))
 
-# %% ../nbs/21_metrics.ipynb #06881586
+# %% ../nbs/21_metrics.ipynb #ff499780
 def centred_box(fraction:float, # of the image's sides, in (0, 1]
                 size:int|tuple[int, int]=224,
                )->np.ndarray: # [4] int xyxy
@@ -353,18 +354,19 @@ def centred_box(fraction:float, # of the image's sides, in (0, 1]
     low = np.round(side * (1 - fraction) / 2).astype(int)
     return np.concatenate([low, side - 1 - low])
 
-# %% ../nbs/21_metrics.ipynb #2dcc9814
+# %% ../nbs/21_metrics.ipynb #06881586
 def best_centred_baseline(val_boxes, # per val image [n, 4]: the side is chosen on these
                           test_boxes, # per test image [n, 4]: the score is reported on these
                           size:int|tuple[int, int]=224,
-                          fractions=np.arange(.05, 1.001, .01), # sides to try
+                          fractions:np.ndarray|None=None, # sides to try; None: .05, .06 ... 1
                          )->dict: # "name", "fraction", and percentages
     "The score of the best centred box; of equally good sides on val the one with the highest mean IoU."
+    fractions = np.arange(.05, 1.001, .01) if fractions is None else fractions
     val = [score_boxes(centred_box(f, size), val_boxes) for f in fractions]
     f = float(fractions[max(range(len(val)), key=lambda i: (val[i]["gt_known"], val[i]["mean_iou"]))])
     return dict(name=f"best centred box (side {f:.2f}, chosen on val)", fraction=round(f, 6), **score_boxes(centred_box(f, size), test_boxes))
 
-# %% ../nbs/21_metrics.ipynb #71b4a737
+# %% ../nbs/21_metrics.ipynb #87ec478c
 @patch
 def state_dict(self:LocalizationMetrics)->dict: # name -> array
     "Everything collected, as plain arrays."
@@ -372,7 +374,7 @@ def state_dict(self:LocalizationMetrics)->dict: # name -> array
     settings = dict(size=np.array(self.size), thresholds=self.thresholds, keep=np.array(self.keep), use_multi=np.array(self.multi))
     return dict(**settings, pixels=self.pixels, **{f"row_{k}": self._get(k) for k in names})
 
-# %% ../nbs/21_metrics.ipynb #d2f66dc8
+# %% ../nbs/21_metrics.ipynb #71b4a737
 @patch
 def load_state_dict(self:LocalizationMetrics, state:dict)->LocalizationMetrics:
     "Become what `state_dict` described."
@@ -382,7 +384,7 @@ def load_state_dict(self:LocalizationMetrics, state:dict)->LocalizationMetrics:
     self._rows = [row] if row else []
     return self
 
-# %% ../nbs/21_metrics.ipynb #e5f61eb0
+# %% ../nbs/21_metrics.ipynb #d2f66dc8
 @patch
 def merge(self:LocalizationMetrics,
           other:LocalizationMetrics, # measured elsewhere, on other images, with the same settings
@@ -396,7 +398,7 @@ def merge(self:LocalizationMetrics,
     self.pixels = self.pixels + other.pixels
     return self
 
-# %% ../nbs/21_metrics.ipynb #9f32379d
+# %% ../nbs/21_metrics.ipynb #e5f61eb0
 @patch
 def save(self:LocalizationMetrics,
          path:str|Path, # .npz file, replaced atomically
@@ -404,10 +406,11 @@ def save(self:LocalizationMetrics,
     "Write everything collected; `LocalizationMetrics.load` reads it back."
     with atomic_write(path, "wb") as f: np.savez_compressed(f, **self.state_dict())
 
-# %% ../nbs/21_metrics.ipynb #c9885a77
+# %% ../nbs/21_metrics.ipynb #9f32379d
 @patch(cls_method=True)
 def load(cls:LocalizationMetrics, path:str|Path)->LocalizationMetrics:
     "Read what `save` wrote. Raises `DataError` if the file is damaged."
     try:
         with np.load(path, allow_pickle=False) as z: return cls().load_state_dict({k: z[k] for k in z.files})
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as e: raise DataError(f"{path} is not a file that LocalizationMetrics.save wrote ({e})") from e
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as e:
+        raise DataError(f"{path} is not a file that LocalizationMetrics.save wrote ({e})") from e

@@ -56,7 +56,8 @@ def to_pil(image, # path, PIL image, or [H, W, 3] / [H, W] uint8 array
     if isinstance(image, (str, Path)): return open_image(image)
     if isinstance(image, Image.Image): return image.convert("RGB")
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3): raise ConfigError(f"an image array must be uint8 [H, W, 3] or [H, W], got {image.dtype} {list(image.shape)}")
+    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        raise ConfigError(f"an image array must be uint8 [H, W, 3] or [H, W], got {image.dtype} {list(image.shape)}")
     return Image.fromarray(image).convert("RGB")
 
 # %% ../nbs/31_predict.ipynb #fca7a1af

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .core import Config, ConfigError, LcaError, Settings, atomic_write, check_keys, coerce, config_fields, config_path, fresh_folder, nearest, setting
+from .core import Config, ConfigError, LcaError, Settings
+from .core import atomic_write, check_keys, coerce, config_fields, config_path, fresh_folder, nearest, setting
 from .train import EvalConfig
 
 # %% ../nbs/32_runs.ipynb #7b183415
@@ -90,6 +91,7 @@ class Follower(threading.Thread):
         self.path, self.out, self.every, self.done = Path(path), out or sys.stderr, every, threading.Event()
         self.desc, self.bar, self.said, self.start_time, self.offset = None, None, 0., 0., 0
     def run(self):
+        "Show what arrives until `done` is set."
         while not self.done.wait(.2): self.read()
         self.read()
         if self.bar is not None: self.bar.close()
@@ -109,7 +111,8 @@ class Follower(threading.Thread):
             self.bar.update(n - self.bar.n)
         elif n >= total or time.time() - self.said > self.every:
             self.said, took = time.time(), time.time() - self.start_time
-            print(f"  {desc}: {n}/{total} {note}" + (f", about {took/max(n, 1)*(total - n):.0f} s left" if 0 < n < total else ""), file=self.out, flush=True)
+            left = f", about {took/max(n, 1)*(total - n):.0f} s left" if 0 < n < total else ""
+            print(f"  {desc}: {n}/{total} {note}{left}", file=self.out, flush=True)
     def begin(self, desc, total):
         "Start a new task."
         if self.bar is not None: self.bar.close()
@@ -131,9 +134,10 @@ def execute(name:str, # run notebook
     follower = Follower(progress)
     if not quiet: follower.start()
     before, os.environ["LCA_MD_PROGRESS"] = os.environ.get("LCA_MD_PROGRESS"), str(progress)
-    try: papermill.execute_notebook(notebook_path(name), target, params, kernel_name="python3", progress_bar=False, log_output=False)
+    try: papermill.execute_notebook(notebook_path(name), target, params, kernel_name="python3", progress_bar=False, log_output=False,
+                                    extra_arguments=["--log-level=ERROR"])  # the kernel greets with a warning otherwise
     except PapermillExecutionError as e:
-        raise LcaError(f"{e.evalue}" if e.ename.endswith("Error") and e.ename in LCA_ERRORS else f"{target}: cell {e.exec_count} failed with {e.ename}: {e.evalue}") from None
+        raise LcaError(f"{e.evalue}" if e.ename in LCA_ERRORS else f"{target}: cell {e.exec_count} failed with {e.ename}: {e.evalue}") from None
     finally:
         os.environ.pop("LCA_MD_PROGRESS") if before is None else os.environ.update(LCA_MD_PROGRESS=before)
         follower.done.set()

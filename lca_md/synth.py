@@ -688,6 +688,7 @@ def draw_bird(index:int, # which drawing, >= 0
               n_species:int=8, # length of the table where none is given
               place:str|None=None, # one of `PLACES`; None: drawn
               pose:dict|None=None, # fix some of the pose, e.g. {"flip": False}
+              present:bool=True, # False: the same scene without its bird; the record still says where it would be
              )->SynthBird:
     "Draw one bird. The same arguments give the same bytes. Raises `ConfigError` for an unknown species, dial or place, or a size below 32."
     if size < 32: raise ConfigError(f"a bird needs at least 32 pixels, not {size}")
@@ -698,6 +699,7 @@ def draw_bird(index:int, # which drawing, >= 0
     bg = camouflage(background(g["background"], size, place), palette(plumage), dials["camouflage"], unit, g["camouflage"])
     if not pose["flying"]: bg = _perch(bg, m, g["background"])
     img, ids = _stand(bg, *paint(shapes, m, size, g["feathers"]), unit*size, dials["camouflage"], g["light"])
+    if not present: img = bg
     img, hidden = hang(img, occluders(ids, PARTS.index(sp.signature)+1, dials["occlusion"], g["occlusion"]), g["leaves"])
     return _develop(img, ids, hidden, label, sp, dials, g["light"])
 
@@ -740,7 +742,7 @@ def portrait(name:str, # a species of `SPECIES`
     pose = dict(flip=False, tilt=0., wing=0., tail=0., yaw=1., pitch=0., flying=False, area=.5, place=(.5,.5))
     return draw_bird(i, 11, size, i, dict(discriminativeness=1., occlusion=0., camouflage=0.), pose=pose, place=place).image
 
-# %% ../nbs/01_synth.ipynb #37806602
+# %% ../nbs/01_synth.ipynb #4fdef9b9
 def _write_one(job, root, seed, size, table, dials):
     "Draw and write one image; returns what the text files need."
     index, folder, name = job; b = draw_bird(index, seed, size, table=table, dials=dials)
@@ -751,7 +753,7 @@ def _write_one(job, root, seed, size, table, dials):
     locs = [(i+1, *m.nonzero()[::-1], (m & b.visible).sum() > .3*m.sum()) for i,m in enumerate(b.parts.values())]
     return b.box, b.dials, [(i, x.mean(), y.mean(), int(v)) if len(x) else (i, 0., 0., 0) for i,x,y,v in locs]
 
-# %% ../nbs/01_synth.ipynb #cd003771
+# %% ../nbs/01_synth.ipynb #b8c7eabe
 def _map(f, jobs, workers):
     "`map` with a progress bar, in `workers` processes (0: this one)."
     bar = partial(tqdm, total=len(jobs), desc="drawing SynthBirds", unit="bird", mininterval=.5)
@@ -762,7 +764,7 @@ def _map(f, jobs, workers):
         with ProcessPoolExecutor(workers, mp_context=ctx) as ex: return list(bar(ex.map(f, jobs, chunksize=8)))
     finally: cv2.setNumThreads(threads)
 
-# %% ../nbs/01_synth.ipynb #ec92747b
+# %% ../nbs/01_synth.ipynb #01563243
 def _write_lists(root, jobs, rows, classes, n_train, size):
     "CUB's text files, and `dials.csv`."
     label = {c:i+1 for i,c in enumerate(classes)}; put = lambda name, lines: (root/name).write_text("\n".join(lines)+"\n")
@@ -775,7 +777,7 @@ def _write_lists(root, jobs, rows, classes, n_train, size):
     put("parts/parts.txt", [f"{i+1} {p}" for i,p in enumerate(PARTS)])
     put("parts/part_locs.txt", [f"{i} {p} {x:.1f} {y:.1f} {v}" for i,(_,_,ls) in zip(n, rows) for p,x,y,v in ls])
 
-# %% ../nbs/01_synth.ipynb #4fdef9b9
+# %% ../nbs/01_synth.ipynb #294460ca
 VERSION = 1 # of the drawings: raised when the same (seed, index) gives another picture
 
 def write_synthbirds(root, # folder to make; its parent is made where it is missing
@@ -798,7 +800,7 @@ def write_synthbirds(root, # folder to make; its parent is made where it is miss
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return root
 
-# %% ../nbs/01_synth.ipynb #b8c7eabe
+# %% ../nbs/01_synth.ipynb #1af2766b
 def _there(root, what):
     "Is this very data set in `root` already? Raises if something else is."
     if not root.exists() or (root.is_dir() and not any(root.iterdir())): return False
@@ -810,7 +812,7 @@ def _there(root, what):
     if diff: raise DataError(f"{root} holds other SynthBirds ({'; '.join(diff)}): give another folder, or remove it")
     return True
 
-# %% ../nbs/01_synth.ipynb #01563243
+# %% ../nbs/01_synth.ipynb #6f8ccf98
 def _write_all(root, what, classes, table, workers):
     n = what["n_train"]+what["n_test"]; K = len(table)
     jobs = [(i, classes[k], f"{table[k].name}_{i:05d}") for k in range(K) for i in range(k, n, K)]

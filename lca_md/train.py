@@ -6,7 +6,7 @@
 __all__ = ['DIAL_EDGES', 'released_lr', 'Progress', 'run_data', 'run_model', 'measure', 'val_row', 'check_finite', 'train_epoch',
            'Run', 'fit', 'epoch_line', 'EvalConfig', 'open_for_eval', 'evaluate', 'dial_table']
 
-# %% ../nbs/30_train.ipynb #4056177f
+# %% ../nbs/30_train.ipynb #47bb7e6d
 import json, os, sys, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from timm.optim import create_optimizer_v2
 from tqdm import tqdm
 
-from .core import CheckpointError, Config, ConfigError, LcaError, Settings, atomic_write, check_config, fresh_folder, seed_everything, setting, write_json
+from .core import CheckpointError, Config, ConfigError, LcaError, Settings
+from .core import atomic_write, check_config, fresh_folder, seed_everything, setting, write_json
 from .data import MEAN, STD, WSOLDataset, eval_transform, make_loader, open_split, train_transform
 from .losses import lca_md_loss
 from .metrics import LocalizationMetrics, Protocol, best_centred_baseline, whole_image_baseline
@@ -52,6 +53,14 @@ def line(self:Progress)->str: # e.g. "train 3/10, 7 s left"
 
 # %% ../nbs/30_train.ipynb #b7d85db2
 @patch
+def _say(self:Progress, note):
+    "One plain line, unless the last one is fresh."
+    if time.time() - self.said <= self.every: return
+    self.said = time.time()
+    print(self.line(), note, file=sys.stderr, flush=True)
+
+# %% ../nbs/30_train.ipynb #a2708597
+@patch
 def step(self:Progress,
          n:int=1, # steps done
          note:str="", # shown behind the bar
@@ -63,12 +72,10 @@ def step(self:Progress,
         self.bar.update(n)
     elif self.file:
         with open(self.file, "a") as f: f.write(json.dumps(dict(desc=self.desc, n=self.n, total=self.total, note=note)) + "\n")
-    elif time.time() - self.said > self.every:
-        self.said = time.time()
-        print(self.line(), note, file=sys.stderr, flush=True)
+    else: self._say(note)
     if self.n >= self.total and self.bar is not None: self.bar.close()
 
-# %% ../nbs/30_train.ipynb #589492d7
+# %% ../nbs/30_train.ipynb #932fa001
 def run_data(cfg:Config)->dict: # "train" and "val": WSOLDataset; "class_names"
     "Training and val sets of a configuration. Raises `DataError` or `ConfigError`."
     out = {}
@@ -76,16 +83,19 @@ def run_data(cfg:Config)->dict: # "train" and "val": WSOLDataset; "class_names"
         records, names = open_split(cfg.data, split, cfg.val_per_class, cfg.val_seed, classes=cfg.classes or None)
         transform = train_transform(cfg.img_size, cfg.recipe) if split == "train" else eval_transform(cfg.img_size)
         out[split] = WSOLDataset(records, names, transform, cfg.img_size, cfg.box_rule)
-    if cfg.num_classes and cfg.num_classes != len(names): raise ConfigError(f"num_classes: {cfg.num_classes}, but {cfg.data} has {len(names)} classes; leave num_classes at 0 to take them from the data")
+    if cfg.num_classes and cfg.num_classes != len(names):
+        raise ConfigError(f"num_classes: {cfg.num_classes}, but {cfg.data} has {len(names)} classes; "
+                          "leave num_classes at 0 to take them from the data")
     return dict(**out, class_names=names)
 
-# %% ../nbs/30_train.ipynb #bf06a020
+# %% ../nbs/30_train.ipynb #c14639bc
 def run_model(cfg:Config, num_classes:int): # -> (model, LoadReport or None)
     "The model of a configuration, with its starting weights and a report of what was loaded."
-    model = build_model(cfg.arch, num_classes, img_size=cfg.img_size, variant=cfg.variant, drop_rate=cfg.drop, drop_path_rate=cfg.drop_path, pretrained=cfg.pretrained, **cfg.model_args)
+    model = build_model(cfg.arch, num_classes, img_size=cfg.img_size, variant=cfg.variant, drop_rate=cfg.drop, drop_path_rate=cfg.drop_path,
+                        pretrained=cfg.pretrained, **cfg.model_args)
     return model, load_checkpoint(model, cfg.checkpoint_path) if cfg.checkpoint_path else None
 
-# %% ../nbs/30_train.ipynb #3201ec9f
+# %% ../nbs/30_train.ipynb #62c47cfa
 @torch.no_grad()
 def measure(model, # a localizer; left in evaluation mode
             ds:WSOLDataset, # one split
@@ -105,21 +115,21 @@ def measure(model, # a localizer; left in evaluation mode
         bar.step(len(idx))
     return metrics
 
-# %% ../nbs/30_train.ipynb #04087656
+# %% ../nbs/30_train.ipynb #a8306140
 def val_row(metrics:LocalizationMetrics)->dict: # numbers in percent, thresholds
     "GT-known, Top-1 Loc and classification on val, with the thresholds that val prefers."
     thr = {m: metrics.choose_threshold(m) for m in ("gt", "pred")}
     got = metrics.compute(Protocol("gt", "val", thr["gt"], "val"))
     return dict(gt_known=got["gt_known"], top1_loc=got["top1_loc"], top1_cls=got["top1_cls"], mean_iou=got["mean_iou"], threshold=thr)
 
-# %% ../nbs/30_train.ipynb #eb42a8a7
+# %% ../nbs/30_train.ipynb #7da3a7b2
 def check_finite(terms:dict, names:list[str], epoch:int, step:int):
     "Raises `LcaError` naming the loss terms and images if the loss is not finite."
     if torch.isfinite(terms["loss"]): return
     bad = [k for k,v in terms.items() if not torch.isfinite(v)]
     raise LcaError(f"epoch {epoch}, step {step}: {', '.join(bad)} not finite; images: {', '.join(names[:4])} ...; lower lr, or use precision fp32")
 
-# %% ../nbs/30_train.ipynb #a2e0eade
+# %% ../nbs/30_train.ipynb #3900aef9
 def train_epoch(acc, # accelerate's Accelerator
                 model, opt, loader, # prepared model and optimizer; training loader
                 cfg:Config, epoch:int, # 1, 2, ...
@@ -145,15 +155,21 @@ def train_epoch(acc, # accelerate's Accelerator
         if cfg.max_steps and steps_before + steps >= cfg.max_steps: break
     return {**{k: v/n for k,v in sums.items()}, "images": n, "steps": steps}
 
-# %% ../nbs/30_train.ipynb #10967c01
+# %% ../nbs/30_train.ipynb #0332c92b
+def _accelerator(cfg):
+    "accelerate's object for device and precision. Raises `ConfigError` if they cannot be had."
+    acc = Accelerator(cpu=cfg.device == "cpu", mixed_precision="no" if cfg.precision == "fp32" else cfg.precision)
+    if cfg.device == "cuda" and acc.device.type != "cuda":
+        raise ConfigError("device: cuda was asked for, but PyTorch sees none; use device=cpu or auto")
+    if acc.num_processes > 1: raise ConfigError("this version trains in one process; start it without a launcher")
+    return acc
+
+# %% ../nbs/30_train.ipynb #0e7461cc
 class Run:
     "A training run in the folder `cfg.out`: data, model, optimizer, history."
     def __init__(self, cfg:Config):
         if cfg.threads: torch.set_num_threads(cfg.threads)
-        self.cfg, self.folder = cfg, Path(cfg.out)
-        self.acc = Accelerator(cpu=cfg.device == "cpu", mixed_precision="no" if cfg.precision == "fp32" else cfg.precision)
-        if cfg.device == "cuda" and self.acc.device.type != "cuda": raise ConfigError("device: cuda was asked for, but PyTorch sees none; use device=cpu or auto")
-        if self.acc.num_processes > 1: raise ConfigError("this version trains in one process; start it without a launcher")
+        self.cfg, self.folder, self.acc = cfg, Path(cfg.out), _accelerator(cfg)
         self.data = run_data(cfg)
         seed_everything(cfg.seed)
         self.model, self.report = run_model(cfg, len(self.data["class_names"]))
@@ -162,29 +178,33 @@ class Run:
         self.loader = make_loader(self.data["train"], cfg.batch_size, train=True, seed=cfg.seed, workers=cfg.workers)
         self.epoch, self.steps, self.history, self.best = 0, 0, [], None
 
-# %% ../nbs/30_train.ipynb #bc55e880
+# %% ../nbs/30_train.ipynb #364e2203
 @patch
 def state(self:Run)->dict:
     "Everything the next epoch depends on."
-    return dict(model=self.acc.unwrap_model(self.model).state_dict(), opt=self.opt.state_dict(), epoch=self.epoch, steps=self.steps, history=self.history, best=self.best,
-                rng=torch.get_rng_state(), cuda_rng=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [], config=self.cfg.to_dict())
+    cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return dict(model=self.acc.unwrap_model(self.model).state_dict(), opt=self.opt.state_dict(), epoch=self.epoch, steps=self.steps,
+                history=self.history, best=self.best, rng=torch.get_rng_state(), cuda_rng=cuda_rng, config=self.cfg.to_dict())
 
-# %% ../nbs/30_train.ipynb #bbfeb693
+# %% ../nbs/30_train.ipynb #b0d144d0
 @patch
 def save(self:Run):
     "Write `last.pt` and `history.json`, atomically."
     with atomic_write(self.folder/"last.pt", "wb") as f: torch.save(self.state(), f)
     write_json(self.folder/"history.json", dict(best=self.best, epochs=self.history))
 
-# %% ../nbs/30_train.ipynb #364e2203
-_may_change = {"out", "resume", "epochs", "max_steps", "workers", "threads", "device", "eval_every"} # settings that do not change the numbers of an epoch
+# %% ../nbs/30_train.ipynb #3a955779
+# settings that do not change the numbers of an epoch
+_may_change = {"out", "resume", "epochs", "max_steps", "workers", "threads", "device", "eval_every"}
 @patch
 def restore(self:Run):
     "Continue from `last.pt`. Raises `CheckpointError` if it is missing, damaged, or of another configuration."
     path = self.folder/"last.pt"
     if not path.is_file(): raise CheckpointError(f"{path}: nothing to resume; start without resume")
     try: s = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e: raise CheckpointError(f"{path}: damaged ({str(e).splitlines()[0][:80]}); start again without resume, or copy it from a backup") from None
+    except Exception as e:
+        why = str(e).splitlines()[0][:80]
+        raise CheckpointError(f"{path}: damaged ({why}); start again without resume, or copy it from a backup") from None
     diff = [k for k,v in self.cfg.to_dict().items() if k not in _may_change and s["config"].get(k) != v]
     said = ", ".join(f"{k}: {s['config'].get(k)!r}, now {getattr(self.cfg, k)!r}" for k in diff)
     if diff: raise CheckpointError(f"{path}: was made with other settings ({said}); use the same, or another out")
@@ -194,39 +214,49 @@ def restore(self:Run):
     torch.set_rng_state(s["rng"])
     if s["cuda_rng"] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s["cuda_rng"])
 
-# %% ../nbs/30_train.ipynb #3a955779
+# %% ../nbs/30_train.ipynb #cf4d2546
 @patch
 def card(self:Run, row:dict)->dict:
     "The card of the model after an epoch."
-    c = self.cfg
-    return dict(arch=c.arch, num_classes=len(self.data["class_names"]), img_size=c.img_size, model_args={**c.model_args, "variant": c.variant}, class_names=self.data["class_names"],
-                mean=MEAN, std=STD, box_rule=c.box_rule, threshold=row["threshold"], threshold_rule=f"best GT-known on val ({len(self.data['val'])} images)",
+    c, names = self.cfg, self.data["class_names"]
+    return dict(arch=c.arch, num_classes=len(names), img_size=c.img_size, model_args={**c.model_args, "variant": c.variant}, class_names=names,
+                mean=MEAN, std=STD, box_rule=c.box_rule,
+                threshold=row["threshold"], threshold_rule=f"best GT-known on val ({len(self.data['val'])} images)",
                 epoch=row["epoch"], val={k: row[k] for k in ("gt_known", "top1_loc", "top1_cls", "mean_iou")}, config=c.to_dict())
 
-# %% ../nbs/30_train.ipynb #35e182cb
+# %% ../nbs/30_train.ipynb #6c32024a
+@patch
+def keep_best(self:Run,
+              row:dict, # of the epoch, with its val numbers
+             ):
+    "Save model and card if val says that this epoch is the best so far."
+    score = [row[self.cfg.select], row["mean_iou"]]  # equal scores: the better overlap, then the earlier epoch
+    if self.best is not None and score <= self.best["score"]: return
+    self.best = dict(epoch=self.epoch, score=score)
+    save_checkpoint(self.acc.unwrap_model(self.model), self.folder/"best.safetensors", self.card(row))
+
+# %% ../nbs/30_train.ipynb #0b74cd24
 @patch
 def one_epoch(self:Run)->dict: # the new row of the history
     "Train an epoch, measure val if it is due, keep the best, save."
     self.epoch += 1
-    row = dict(epoch=self.epoch, lr=released_lr(self.cfg, self.epoch), **train_epoch(self.acc, self.model, self.opt, self.loader, self.cfg, self.epoch, self.steps))
+    c, val, acc = self.cfg, self.data["val"], self.acc
+    row = dict(epoch=self.epoch, lr=released_lr(c, self.epoch), **train_epoch(acc, self.model, self.opt, self.loader, c, self.epoch, self.steps))
     self.steps += row["steps"]
-    if self.epoch % self.cfg.eval_every == 0 or self.finished():
-        row.update(val_row(measure(self.acc.unwrap_model(self.model), self.data["val"], self.cfg.batch_size, 1, self.acc.device, f"val {self.epoch}", self.cfg.workers)))
-        score = [row[self.cfg.select], row["mean_iou"]]                 # equal scores: the better overlap, then the earlier epoch
-        if self.best is None or score > self.best["score"]:
-            self.best = dict(epoch=self.epoch, score=score)
-            save_checkpoint(self.acc.unwrap_model(self.model), self.folder/"best.safetensors", self.card(row))
+    if self.epoch % c.eval_every == 0 or self.finished():
+        row.update(val_row(measure(acc.unwrap_model(self.model), val, c.batch_size, 1, acc.device, f"val {self.epoch}", c.workers)))
+        self.keep_best(row)
     self.history.append(row)
     self.save()
     return row
 
-# %% ../nbs/30_train.ipynb #cf4d2546
+# %% ../nbs/30_train.ipynb #b938e88f
 @patch
 def finished(self:Run)->bool:
     "Whether epochs or steps are used up."
     return self.epoch >= self.cfg.epochs or bool(self.cfg.max_steps and self.steps >= self.cfg.max_steps)
 
-# %% ../nbs/30_train.ipynb #0b74cd24
+# %% ../nbs/30_train.ipynb #bd88bb71
 def fit(cfg:Config, # everything
         log=print, # called with one line per epoch; None: silent
        )->Run: # the finished run; its folder holds config.yaml, best.safetensors (+ .json), last.pt, history.json, tb/
@@ -245,13 +275,13 @@ def fit(cfg:Config, # everything
                 if isinstance(v, float): tb.add_scalar(k, v, row["epoch"])
     return run
 
-# %% ../nbs/30_train.ipynb #b938e88f
+# %% ../nbs/30_train.ipynb #bfbf8f80
 def epoch_line(row:dict)->str: # one line of the log
     "An epoch in one line."
     val = f"; val GT-known {row['gt_known']:.1f}, Top-1 Loc {row['top1_loc']:.1f}, Cls {row['top1_cls']:.1f}" if "gt_known" in row else ""
     return f"epoch {row['epoch']}: loss {row['loss']:.3f}, train top-1 {row['top1_train']:.1f}{val}"
 
-# %% ../nbs/30_train.ipynb #c4d1e318
+# %% ../nbs/30_train.ipynb #c95a8bdc
 @dataclass
 class EvalConfig(Settings):
     "Settings of an evaluation."
@@ -265,26 +295,30 @@ class EvalConfig(Settings):
     workers:int = setting(0, "processes that load images")
     threads:int = setting(0, "CPU threads (0: PyTorch's choice)")
 
-# %% ../nbs/30_train.ipynb #22772b3c
+# %% ../nbs/30_train.ipynb #c6f3dde6
 def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     "Model and split of an evaluation. Raises `CheckpointError` if data and model disagree about the classes."
     from lca_md.models import from_card
     model, card = from_card(cfg.checkpoint)
     train = Config.from_dict(card["config"])
     records, names = open_split(cfg.data or train.data, cfg.split, train.val_per_class, train.val_seed, classes=train.classes or None)
-    if names != card["class_names"]: raise CheckpointError(f"{cfg.checkpoint}: trained on {len(card['class_names'])} classes, {cfg.data or train.data} has {len(names)}" + ("" if len(names) != len(card["class_names"]) else " with other names"))
+    if names != (known := card["class_names"]):
+        other = "" if len(names) != len(known) else " with other names"
+        raise CheckpointError(f"{cfg.checkpoint}: trained on {len(known)} classes, {cfg.data or train.data} has {len(names)}{other}")
     device = torch.device("cuda" if cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available()) else "cpu")
     return model.to(device), card, WSOLDataset(records, names, eval_transform(card["img_size"]), card["img_size"], card["box_rule"]), device
 
-# %% ../nbs/30_train.ipynb #c95a8bdc
-def evaluate(cfg:EvalConfig)->dict: # "table" (a row per protocol), "floors", "released", "dials", "metrics" (LocalizationMetrics), "card", "dataset", "model"
+# %% ../nbs/30_train.ipynb #b1aa7f6b
+def evaluate(cfg:EvalConfig, # what to measure
+            )->dict: # "table" (a row per protocol), "floors", "released", "dials", "metrics" (LocalizationMetrics), "card", "dataset", "model"
     "Every protocol's numbers of one checkpoint on one split; written to `out` as metrics.json and scores.npz."
     if cfg.threads: torch.set_num_threads(cfg.threads)
     model, card, ds, device = open_for_eval(cfg)
     m = measure(model, ds, cfg.batch_size, 5, device, f"evaluate {cfg.split}", cfg.workers)
     fixed = cfg.fixed_threshold if cfg.fixed_threshold >= 0 else card["config"]["fixed_threshold"]
     truth, train = [ds.boxes(i) for i in range(len(ds))], Config.from_dict(card["config"])
-    val = WSOLDataset(open_split(cfg.data or train.data, "val", train.val_per_class, train.val_seed, classes=train.classes or None)[0], ds.class_names, None, ds.size, ds.box_rule)
+    val_records, _ = open_split(cfg.data or train.data, "val", train.val_per_class, train.val_seed, classes=train.classes or None)
+    val = WSOLDataset(val_records, ds.class_names, None, ds.size, ds.box_rule)
     floors = [whole_image_baseline(truth, ds.size), best_centred_baseline([val.boxes(i) for i in range(len(val))], truth, ds.size)]
     out = Path(cfg.out or Path(cfg.checkpoint).parent/f"evaluate-{cfg.split}")
     result = dict(checkpoint=cfg.checkpoint, split=cfg.split, images=len(ds), table=m.table(card["threshold"], fixed, cfg.split), floors=floors,
@@ -293,7 +327,7 @@ def evaluate(cfg:EvalConfig)->dict: # "table" (a row per protocol), "floors", "r
     m.save(out/"scores.npz")
     return dict(result, metrics=m, card=card, dataset=ds, model=model, out=str(out))
 
-# %% ../nbs/30_train.ipynb #c6f3dde6
+# %% ../nbs/30_train.ipynb #4acfbec2
 DIAL_EDGES = (0, .25, .5, .75, 1)
 def dial_table(m:LocalizationMetrics, ds:WSOLDataset, card:dict)->dict: # dial -> rows
     "The metrics in four bins of each SynthBirds dial; empty for other data."

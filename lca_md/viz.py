@@ -9,22 +9,24 @@ __all__ = ['INK', 'MUTED', 'FAINT', 'PALETTE', 'METHODS', 'FOUND', 'MISSED', 'TR
            'show_neighbours', 'show_tokens', 'show_matrix', 'spectrum', 'show_curves', 'training_curves', 'cell_text',
            'Table']
 
-# %% ../nbs/22_viz.ipynb #eb68cef6
+# %% ../nbs/22_viz.ipynb #8dd54b4e
 import base64, io
 from functools import wraps
+from itertools import cycle
 
 import matplotlib
 import matplotlib.patheffects as effects
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from fastcore.basics import patch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 from .boxes import best_iou, largest_box, normalize_map, resize_maps, to_numpy, trace
 
-# %% ../nbs/22_viz.ipynb #dca3b958
+# %% ../nbs/22_viz.ipynb #1e137747
 INK, MUTED, FAINT = "#222222", "#6b6b6b", "#d9d9d9"
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666"]  # Okabe and Ito
 METHODS = {"TS-CAM": PALETTE[0], "LCA-MD": PALETTE[1], "SCM": PALETTE[2]}  # a method keeps its colour through the book
@@ -37,35 +39,26 @@ STYLE = {"figure.dpi": 100, "savefig.dpi": 100, "font.size": 9, "font.family": "
          "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 8, "ytick.labelsize": 8, "xtick.major.size": 3, "ytick.major.size": 3,
          "legend.frameon": False, "legend.fontsize": 8.5, "image.cmap": HEAT, "figure.constrained_layout.use": True}
 
-# %% ../nbs/22_viz.ipynb #a9553f13
+# %% ../nbs/22_viz.ipynb #dca3b958
 def set_style():
     "Use this book's figure style for everything that matplotlib draws from now on."
     plt.rcParams.update(STYLE)
 
-# %% ../nbs/22_viz.ipynb #81cd3fe8
+# %% ../nbs/22_viz.ipynb #a9553f13
 def styled(f):
     "Decorator: draw in the book's style whatever the caller's settings are."
     @wraps(f)
     def inner(*args, **kwargs):
+        plt.draw_if_interactive()  # loads the backend: loaded inside the context, it would lose its settings at the end
         with plt.rc_context(STYLE): return f(*args, **kwargs)
     return inner
 
-# %% ../nbs/22_viz.ipynb #a586f5c6
+# %% ../nbs/22_viz.ipynb #18047872
 class Picture(Figure):
     "A figure that a notebook shows once, small enough for a page (PNG, or JPEG where that would be heavy); one panel's methods are its own."
     limit = 95_000  # bytes
 
-    def encode(self)->tuple[str, bytes]: # mime type and file
-        "The picture as a small file."
-        buf = io.BytesIO()
-        self.savefig(buf, format="png", bbox_inches="tight", pad_inches=.05, metadata={"Software": None})
-        if buf.tell() <= self.limit: return "image/png", buf.getvalue()
-        rgb = Image.open(buf).convert("RGB")
-        for quality in (92, 86, 80, 70, 60):
-            out = io.BytesIO()
-            rgb.save(out, "JPEG", quality=quality, optimize=True)
-            if out.tell() <= self.limit: break
-        return "image/jpeg", out.getvalue()
+    def __init__(self, *args, **kwargs): super().__init__(*args, **kwargs)
 
     def __getattr__(self, name): # reached only for what a figure does not have
         axes = self.axes if "_axstack" in self.__dict__ and not name.startswith("_") else ()
@@ -77,6 +70,20 @@ class Picture(Figure):
         plt.close(self)
         mime, data = self.encode()
         publish_display_data({mime: base64.b64encode(data).decode(), "text/plain": f"<Picture with {len(self.axes)} axes>"})
+
+# %% ../nbs/22_viz.ipynb #a586f5c6
+@patch
+def encode(self:Picture)->tuple[str, bytes]: # mime type and file
+    "The picture as a small file."
+    buf = io.BytesIO()
+    self.savefig(buf, format="png", bbox_inches="tight", pad_inches=.05, metadata={"Software": None})
+    if buf.tell() <= self.limit: return "image/png", buf.getvalue()
+    rgb = Image.open(buf).convert("RGB")
+    for quality in (92, 86, 80, 70, 60):
+        out = io.BytesIO()
+        rgb.save(out, "JPEG", quality=quality, optimize=True)
+        if out.tell() <= self.limit: break
+    return "image/jpeg", out.getvalue()
 
 # %% ../nbs/22_viz.ipynb #06d3e03c
 @styled
@@ -255,6 +262,13 @@ def show_steps(levels:np.ndarray, # [H, W] uint8 map
     return fig
 
 # %% ../nbs/22_viz.ipynb #bb916a50
+def _limits(ax, x, values, lift=0., form="g"):
+    "Dashed lines across, each named at its right end."
+    for name, y in (values or {}).items():
+        ax.axhline(y, color=MUTED, lw=1, ls=(0, (4, 3)))
+        ax.text(x, y + lift, f"{name} {y:{form}}", ha="right", va="bottom", color=MUTED, fontsize=8)
+
+# %% ../nbs/22_viz.ipynb #04b68243
 @styled
 def threshold_curve(curves:dict, # method -> [T] percent found at each threshold
                     thresholds, # [T]
@@ -275,9 +289,7 @@ def threshold_curve(curves:dict, # method -> [T] percent found at each threshold
             y = c[np.abs(t - x).argmin()]
             ax.vlines(x, 0, y, color=color, lw=.8, ls=":")
             ax.plot(x, y, "o", ms=6.5, color=color, mec="white", zorder=5, clip_on=False)
-    for name, value in (floors or {}).items():
-        ax.axhline(value, color=MUTED, lw=1, ls=(0, (4, 3)))
-        ax.text(1, value + .8, f"{name} {value:.1f}", ha="right", va="bottom", color=MUTED, fontsize=8)
+    _limits(ax, 1, floors, .8, ".1f")
     ax.plot([], [], "o", color=MUTED, ms=6, label="chosen on val")
     ax.plot([], [], "*", mfc="white", mec=MUTED, ms=10, ls="", label="oracle")
     if not chosen: ax.lines[-2].set_label("_")
@@ -286,7 +298,7 @@ def threshold_curve(curves:dict, # method -> [T] percent found at each threshold
     ax.legend(loc="upper left", bbox_to_anchor=(0, 1.13), ncols=len(curves) + 2, borderpad=0, handlelength=1.6, columnspacing=1.4)
     return out
 
-# %% ../nbs/22_viz.ipynb #576773a5
+# %% ../nbs/22_viz.ipynb #6e9f7909
 @styled
 def dial_bars(rows:dict, # method -> rows of `LocalizationMetrics.by`
               metric:str="gt_known",
@@ -308,7 +320,7 @@ def dial_bars(rows:dict, # method -> rows of `LocalizationMetrics.by`
     ax.legend(loc="upper left", bbox_to_anchor=(0, 1.17), ncols=3, borderpad=0, handlelength=1, handleheight=1, columnspacing=1.2)
     return out
 
-# %% ../nbs/22_viz.ipynb #a31369bb
+# %% ../nbs/22_viz.ipynb #92e94301
 @styled
 def patch_grid(image, # picture
                patch:int=16, # side of a patch in pixels
@@ -334,7 +346,7 @@ def patch_grid(image, # picture
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #92e94301
+# %% ../nbs/22_viz.ipynb #baac5aee
 def grid_of(n:int, # patches
            )->tuple[int, int]: # rows and columns
     "The square grid of `n` patches. Raises `ValueError` if `n` is not a square."
@@ -342,7 +354,7 @@ def grid_of(n:int, # patches
     if side * side != n: raise ValueError(f"{n} patches are not a square grid: pass grid=(rows, columns)")
     return side, side
 
-# %% ../nbs/22_viz.ipynb #e2c0223d
+# %% ../nbs/22_viz.ipynb #9d4e6749
 @styled
 def show_attention(attention, # [N] or [h, w]: one weight per patch
                    image=None, # the picture under it; None: the grid alone
@@ -367,7 +379,7 @@ def show_attention(attention, # [N] or [h, w]: one weight per patch
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #9d4e6749
+# %% ../nbs/22_viz.ipynb #22a5e4ee
 @styled
 def show_neighbours(pattern, # [N] or [h, w] 0/1: a row of the neighbour matrix
                     query:int|None=None, # index of the patch whose neighbours these are
@@ -389,7 +401,7 @@ def show_neighbours(pattern, # [N] or [h, w] 0/1: a row of the neighbour matrix
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #f4c032ad
+# %% ../nbs/22_viz.ipynb #33d4be43
 @styled
 def show_tokens(values, # [N] or [h, w] one number per patch; [n, h, w] or a list: several
                 titles=None, # one per picture
@@ -413,7 +425,14 @@ def show_tokens(values, # [N] or [h, w] one number per patch; [n, h, w] or a lis
         ax.set_title(name, fontsize=8.5)
     return fig
 
-# %% ../nbs/22_viz.ipynb #b36a1075
+# %% ../nbs/22_viz.ipynb #c31999af
+def _scale(m, center):
+    "Colours for `imshow`: dark to light, or two colours around `center`."
+    if center is None: return dict(cmap="cividis")
+    span = np.abs(m - center).max() or 1
+    return dict(cmap="RdBu_r", vmin=center - span, vmax=center + span)
+
+# %% ../nbs/22_viz.ipynb #3360f2f9
 @styled
 def show_matrix(m, # [N, M]
                 title:str="",
@@ -424,15 +443,13 @@ def show_matrix(m, # [N, M]
     "A matrix (affinity, similarity, neighbours) as a picture with its scale."
     ax, out = _canvas(ax, (3.4, 3))
     m = to_numpy(m).astype(float)
-    span = None if center is None else np.abs(m - center).max() or 1
-    kw = dict(cmap="cividis") if center is None else dict(cmap="RdBu_r", vmin=center - span, vmax=center + span)
-    im = ax.imshow(m, interpolation="nearest", **kw)
+    im = ax.imshow(m, interpolation="nearest", **_scale(m, center))
     bar = ax.figure.colorbar(im, ax=ax, shrink=.85, pad=.03, label=label)
     bar.outline.set_visible(False)
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #c90beef9
+# %% ../nbs/22_viz.ipynb #8f2744b5
 @styled
 def spectrum(values:dict, # name -> [N] eigenvalues
              limits:dict|None=None, # name -> value of a line across, e.g. {"stable below": 31.6}
@@ -441,39 +458,52 @@ def spectrum(values:dict, # name -> [N] eigenvalues
             ):
     "Eigenvalues in falling order, and the bounds that they must respect."
     ax, out = _canvas(ax, (7.2, 2.6))
-    for i, (name, v) in enumerate(values.items()):
-        ax.plot(np.sort(to_numpy(v).ravel())[::-1], label=name, color=PALETTE[i % len(PALETTE)])
-    n = max(len(to_numpy(v).ravel()) for v in values.values())
-    for name, y in (limits or {}).items():
-        ax.axhline(y, color=MUTED, lw=1, ls=(0, (4, 3)))
-        ax.text(n - 1, y, f"{name} {y:g}", ha="right", va="bottom", color=MUTED, fontsize=8)
+    for (name, v), color in zip(values.items(), cycle(PALETTE)): ax.plot(np.sort(to_numpy(v).ravel())[::-1], label=name, color=color)
+    n = max(to_numpy(v).size for v in values.values())
+    _limits(ax, n - 1, limits)
     ax.axhline(0, color=FAINT, lw=.8, zorder=0)
     ax.set(xlim=(0, n - 1), xlabel="rank", ylabel=ylabel)
     if len(values) > 1: ax.legend(loc="upper right", bbox_to_anchor=(1, .92) if limits else None)
     return out
 
-# %% ../nbs/22_viz.ipynb #3e3320e8
+# %% ../nbs/22_viz.ipynb #d3538fce
+def _marks(ax, marks):
+    "Dashed lines upwards, each named at its top."
+    for name, at in (marks or {}).items():
+        ax.axvline(at, color=MUTED, lw=1, ls=(0, (4, 3)))
+        ax.annotate(name, (at, 1), xycoords=("data", "axes fraction"), xytext=(3, -9), textcoords="offset points", color=MUTED, fontsize=8)
+
+# %% ../nbs/22_viz.ipynb #3ef82c69
 @styled
 def show_curves(x, # [n]
                 curves:dict, # name -> [n]
-                xlabel:str="",
-                ylabel:str="",
-                ylim:tuple[float, float]|None=None,
+                xlabel:str="", ylabel:str="", ylim:tuple[float, float]|None=None,
                 marks:dict|None=None, # name -> x of a vertical line
                 ax=None,
                ):
     "Curves over one axis."
     ax, out = _canvas(ax, (7.2, 2.6))
-    for i, (name, y) in enumerate(curves.items()): ax.plot(to_numpy(x), to_numpy(y), label=name, color=PALETTE[i % len(PALETTE)])
-    for name, at in (marks or {}).items():
-        ax.axvline(at, color=MUTED, lw=1, ls=(0, (4, 3)))
-        ax.annotate(name, (at, 1), xycoords=("data", "axes fraction"), xytext=(3, -9), textcoords="offset points", color=MUTED, fontsize=8)
+    for (name, y), color in zip(curves.items(), cycle(PALETTE)): ax.plot(to_numpy(x), to_numpy(y), label=name, color=color)
+    _marks(ax, marks)
     ax.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim, xlim=(to_numpy(x).min(), to_numpy(x).max()))
     ax.grid(axis="y")
     if len(curves) > 1: ax.legend()
     return out
 
-# %% ../nbs/22_viz.ipynb #8887960f
+# %% ../nbs/22_viz.ipynb #ce0a3ba6
+def _history(ax, history, title, key, best, x):
+    "One panel of `training_curves`."
+    for i, (name, rows) in enumerate(history.items()):
+        seen = [(r[x], r[key]) for r in rows if r.get(key) is not None]
+        if not seen: continue
+        ax.plot(*zip(*seen), color=method_color(name, i), label=name, marker="o" if len(seen) == 1 else None)
+        kept = [s for s in seen if s[0] == (best or {}).get(name)]
+        if kept: ax.plot(*kept[0], "o", ms=6, color=method_color(name, i), mec="white")
+    ax.set(title=title, xlabel=x)
+    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=6))
+    ax.grid(axis="y")
+
+# %% ../nbs/22_viz.ipynb #9967c990
 @styled
 def training_curves(history:dict, # run -> rows (dicts), one per epoch
                     panels=("loss", "top1_cls", "gt_known"), # keys, or (title, key) pairs
@@ -483,20 +513,11 @@ def training_curves(history:dict, # run -> rows (dicts), one per epoch
     "What changed over the epochs, one panel per number; the dot is the epoch that was kept."
     panels = [p if isinstance(p, tuple) else (p, p) for p in panels]
     fig, axes = subplots(1, len(panels), size=(7.2, 2.3), squeeze=False)
-    for ax, (title, key) in zip(axes[0], panels):
-        for i, (name, rows) in enumerate(history.items()):
-            seen = [(r[x], r[key]) for r in rows if r.get(key) is not None]
-            if not seen: continue
-            ax.plot(*zip(*seen), color=method_color(name, i), label=name, marker="o" if len(seen) == 1 else None)
-            kept = [s for s in seen if s[0] == (best or {}).get(name)]
-            if kept: ax.plot(*kept[0], "o", ms=6, color=method_color(name, i), mec="white")
-        ax.set(title=title, xlabel=x)
-        ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=6))
-        ax.grid(axis="y")
+    for ax, (title, key) in zip(axes[0], panels): _history(ax, history, title, key, best, x)
     if len(history) > 1: axes[0, 0].legend()
     return fig
 
-# %% ../nbs/22_viz.ipynb #9967c990
+# %% ../nbs/22_viz.ipynb #b7891f63
 def cell_text(v, # a table cell
               digits:int=1,
              )->str:
@@ -504,7 +525,7 @@ def cell_text(v, # a table cell
     if v is None or (isinstance(v, float) and np.isnan(v)): return ""
     return f"{v:.{digits}f}" if isinstance(v, (float, np.floating)) else str(v)
 
-# %% ../nbs/22_viz.ipynb #87054117
+# %% ../nbs/22_viz.ipynb #3935383e
 class Table:
     "Rows of a table that shows itself as HTML in a notebook and as Markdown in a terminal."
     def __init__(self,
@@ -519,31 +540,37 @@ class Table:
         for j, k in enumerate(self.heads):
             if k in bold: self._embolden(j, [r.get(k) for r in rows])
 
-    def _embolden(self, j, values):
-        best = max((v for v in values if v is not None), default=None)
-        for row, v in zip(self.rows, values):
-            if v is not None and v == best: row[j] = f"**{row[j]}**"
-
-    def _right(self, j): return all(not r[j] or r[j].strip("*-").replace(".", "", 1).isdigit() for r in self.rows)
-
-    def markdown(self)->str:
-        "The table in Markdown, columns padded."
-        grid = [list(self.heads.values()), *self.rows]
-        wide = [max(3, *(len(r[j]) for r in grid)) for j in range(len(self.heads))]
-        pad = lambda r: "| " + " | ".join(c.rjust(n) if self._right(j) else c.ljust(n) for j, (c, n) in enumerate(zip(r, wide))) + " |"
-        rule = "|" + "|".join("-" * (n + 1) + (":" if self._right(j) else "-") for j, n in enumerate(wide)) + "|"
-        return "\n".join([pad(grid[0]), rule, *map(pad, grid[1:])])
-
-    def html(self)->str:
-        "The table in HTML."
-        from html import escape
-        side = ["right" if self._right(j) else "left" for j in range(len(self.heads))]
-        def line(cells, tag):
-            cells = [f"<b>{c[2:-2]}</b>" if c.startswith("**") else c for c in map(escape, cells)]
-            return "<tr>" + "".join(f'<{tag} style="text-align:{s}">{c}</{tag}>' for c, s in zip(cells, side)) + "</tr>"
-        return f"<table>{line(self.heads.values(), 'th')}{''.join(line(r, 'td') for r in self.rows)}</table>"
-
-    def __str__(self): return self.markdown()
-    __repr__ = __str__
-    def _repr_html_(self): return self.html()
+    def __repr__(self): return self.markdown()
     def _repr_markdown_(self): return self.markdown()
+
+# %% ../nbs/22_viz.ipynb #368ab1e4
+@patch
+def _embolden(self:Table, j, values):
+    best = max((v for v in values if v is not None), default=None)
+    for row, v in zip(self.rows, values):
+        if v is not None and v == best: row[j] = f"**{row[j]}**"
+@patch
+def _right(self:Table, j): return all(not r[j] or r[j].strip("*-").replace(".", "", 1).isdigit() for r in self.rows)
+
+# %% ../nbs/22_viz.ipynb #16d9d236
+@patch
+def markdown(self:Table)->str:
+    "The table in Markdown, columns padded."
+    grid = [list(self.heads.values()), *self.rows]
+    wide = [max(3, *(len(r[j]) for r in grid)) for j in range(len(self.heads))]
+    pad = lambda r: "| " + " | ".join(c.rjust(n) if self._right(j) else c.ljust(n) for j, (c, n) in enumerate(zip(r, wide))) + " |"
+    rule = "|" + "|".join("-" * (n + 1) + (":" if self._right(j) else "-") for j, n in enumerate(wide)) + "|"
+    return "\n".join([pad(grid[0]), rule, *map(pad, grid[1:])])
+
+# %% ../nbs/22_viz.ipynb #88448fcd
+@patch
+def html(self:Table)->str:
+    "The table in HTML."
+    from html import escape
+    side = ["right" if self._right(j) else "left" for j in range(len(self.heads))]
+    def line(cells, tag):
+        cells = [f"<b>{c[2:-2]}</b>" if c.startswith("**") else c for c in map(escape, cells)]
+        return "<tr>" + "".join(f'<{tag} style="text-align:{s}">{c}</{tag}>' for c, s in zip(cells, side)) + "</tr>"
+    return f"<table>{line(self.heads.values(), 'th')}{''.join(line(r, 'td') for r in self.rows)}</table>"
+@patch
+def _repr_html_(self:Table): return self.html()

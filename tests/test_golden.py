@@ -39,7 +39,9 @@ def test_ssfm(golden, side):
     for reach in (1, 2, 3, 4): np.testing.assert_array_equal(neighbor_matrix((side, side), reach).numpy(), z[f"adj_{s}_c{reach}"])
     sim = similarity(torch.tensor(z[f"tokens_{s}"]).flatten(2))
     for k in (4, 16): close(SSFM(k)(sim), z[f"ssfm_{s}_it{k}"], tol[f"ssfm_{s}_it{k}"], f"it{k}")
-    for reach in (1, 2, 4): close(SSFM(4, reach)(sim).sum(-1), z[f"ssfm_{s}_it4_c{reach}_rowsum"], tol[f"ssfm_{s}_it4_c{reach}_rowsum"], f"reach {reach}")
+    for reach in (1, 2, 4):
+        key = f"ssfm_{s}_it4_c{reach}_rowsum"
+        close(SSFM(4, reach)(sim).sum(-1), z[key], tol[key], f"reach {reach}")
     moved = SSFM(16)
     moved._loss_rate.data.fill_(.97)
     close(moved(sim), z[f"ssfm_{s}_it16_r0.97"], tol[f"ssfm_{s}_it16_r0.97"], "r=.97")
@@ -86,7 +88,9 @@ def test_losses(golden, case):
         close(torch.autograd.grad(loss, p)[0], z[f"{case}_simmax_{a}_grad"], tol[f"{case}_simmax_{a}_grad"], f"grad sim_max {a}")
     loss = sim_min_loss(p, q)
     close(loss, z[f"{case}_simmin"], tol[f"{case}_simmin"], "sim_min")
-    for name, g in zip("pq", torch.autograd.grad(loss, (p, q))): close(g, z[f"{case}_simmin_grad_{name}"], tol[f"{case}_simmin_grad_{name}"], f"grad sim_min {name}")
+    for name, g in zip("pq", torch.autograd.grad(loss, (p, q))):
+        key = f"{case}_simmin_grad_{name}"
+        close(g, z[key], tol[key], f"grad sim_min {name}")
 
 
 MEAN, STD = (torch.tensor(v)[:, None, None] for v in ((.485, .456, .406), (.229, .224, .225)))
@@ -111,7 +115,9 @@ def test_models(golden, name, arch):
     out = m.train()(x)
     terms = lca_md_loss(out, y)
     got |= dict(train_logits=out.logits, loss_ce=terms["ce"])
-    if out.fg is not None: got |= dict(train_fg=out.fg, train_bg=out.bg, loss_total=terms["loss"], loss_simmax_bg=terms["sim_max_bg"], loss_simmax_fg=terms["sim_max_fg"], loss_simmin_bg_fg=terms["sim_min"])
+    if out.fg is not None:
+        got |= dict(train_fg=out.fg, train_bg=out.bg, loss_total=terms["loss"], loss_simmax_bg=terms["sim_max_bg"],
+                    loss_simmax_fg=terms["sim_max_fg"], loss_simmin_bg_fg=terms["sim_min"])
     for k, v in got.items(): close(v, z[k], tol[k], k)
     terms["loss"].backward()
     params = dict(m.named_parameters())

@@ -1,0 +1,132 @@
+"""Run notebooks through papermill and the command line, and what a user sees when something is wrong."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from lca_md.core import CheckpointError, Config, LcaError
+from lca_md.runs import execute, notebook_path
+from lca_md.synth import species_table, write_synthbirds
+from lca_md.train import EvalConfig, Run, evaluate, fit
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    return write_synthbirds(tmp_path_factory.mktemp("data")/"birds", n_train=32, n_test=16, size=96, seed=5, workers=0)
+
+
+def toy(birds, out, **over):
+    return dict(arch="deit_lca_md_tiny_patch16_224", model_args=dict(embed_dim=48, depth=2, num_heads=3), data=str(birds), recipe="light",
+                img_size=96, epochs=2, batch_size=8, lr=1e-3, val_per_class=1, device="cpu", out=str(out)) | over
+
+
+def cli(*args, cwd=None):
+    code = "import sys; from lca_md.cli import main; sys.argv = ['lca-md', *sys.argv[1:]]; main()"
+    return subprocess.run([sys.executable, "-c", code, *args], cwd=cwd or ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_train_then_evaluate(birds, tmp_path):
+    """`lca-md train`, then `lca-md evaluate`: executed notebooks, weights, card and metrics lie in the run's folder."""
+    params = [v for k, x in toy(birds, tmp_path/"run").items() if k != "out" for v in ("-p", f"{k}={x}")]
+    r = cli("train", *params, "--out", str(tmp_path/"run"))
+    assert r.returncode == 0, r.stderr
+    assert "GT-known" in r.stdout and "threshold" in r.stdout and "val split" in r.stdout
+    assert "epoch 1/2" in r.stderr  # progress reached the terminal of the command
+    made = {"train.ipynb", "train.html", "best.safetensors", "best.json", "last.pt", "config.yaml", "history.json", "tb"}
+    assert made <= {p.name for p in (tmp_path/"run").iterdir()}
+    r = cli("evaluate", "--checkpoint", str(tmp_path/"run"/"best.safetensors"))
+    assert r.returncode == 0, r.stderr
+    out = json.loads((tmp_path/"run"/"evaluate-test"/"metrics.json").read_text())
+    card = json.loads((tmp_path/"run"/"best.json").read_text())
+    val = [t for t in out["table"] if "chosen on val" in t["protocol"]]
+    assert [t["threshold"] for t in val] == pytest.approx([card["threshold"]["gt"], card["threshold"]["pred"]])
+    assert all(w in r.stdout for w in ("fixed", "chosen on val", "oracle", "whole image", "best centred box"))
+    assert len(out["released"]) == 28 and out["images"] == 16
+
+
+def test_raw_papermill(birds, tmp_path):
+    """papermill with a shipped configuration and -p, as in the README; and an unknown parameter, of which papermill itself only warns."""
+    import yaml
+    conf = ROOT/"lca_md"/"configs"/"CUB"/"deit_lca_md_small_patch16_224.yaml"
+    over = toy(birds, tmp_path/"run", num_classes=0, pretrained=False, epochs=1, arch="deit_tscam_tiny_patch16_224")
+    (tmp_path/"over.yaml").write_text(yaml.safe_dump(over))
+    base = [sys.executable, "-m", "papermill", str(notebook_path("train")), str(tmp_path/"out.ipynb"), "-f", str(conf),
+            "-f", str(tmp_path/"over.yaml"), "-p", "lr", "5e-5", "-k", "python3"]
+    how = dict(cwd=tmp_path, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    r = subprocess.run(base, **how)
+    assert r.returncode == 0, r.stderr[-2000:]
+    assert Config.from_yaml(tmp_path/"run"/"config.yaml").lr == 5e-5
+    r = subprocess.run([*base, "-p", "lerning_rate", "1"], **how)
+    assert r.returncode != 0 and "unknown key 'lerning_rate'" in r.stderr
+
+
+def test_two_runs_are_equal(birds, tmp_path):
+    a, b = (fit(Config(**toy(birds, tmp_path/n)), None) for n in "ab")
+    assert [r["loss"] for r in a.history] == [r["loss"] for r in b.history]
+    assert all(torch.equal(x, y) for x, y in zip(a.model.state_dict().values(), b.model.state_dict().values()))
+
+
+def test_second_run_moves_the_first_aside(birds, tmp_path):
+    said = []
+    for _ in range(2): fit(Config(**toy(birds, tmp_path/"run", epochs=1)), said.append)
+    assert any("held an earlier run" in s for s in said) and (tmp_path/"run.1"/"best.safetensors").is_file()
+
+
+@pytest.mark.parametrize("args,words", [
+    (["train", "-p", "data=no/such/folder"], ["no/such/folder"]),
+    (["train", "-p", "epoch=3"], ["unknown key 'epoch'", "did you mean 'epochs'"]),
+    (["train", "-p", "lr=fast"], ["lr: expected float, got 'fast'"]),
+    (["train", "--config", "CUB/deit_lca_md_smal_patch16_224"], ["did you mean 'CUB/deit_lca_md_small_patch16_224'"]),
+    (["evaluate", "--checkpoint", "no/such.safetensors"], ["no/such.safetensors", "no such checkpoint"]),
+    (["localize", "no/such.jpg", "--checkpoint", "no/such.safetensors"], ["no such checkpoint"])])
+def test_one_clear_message(args, words, tmp_path):
+    r = cli(*args, *([] if args[0] == "localize" else ["--out", str(tmp_path/"run")]))
+    assert r.returncode == 2, r.stderr
+    errors = [line for line in r.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in r.stderr and all(w in errors[0] for w in words), r.stderr
+
+
+def test_checkpoint_of_another_class_count(birds, tmp_path):
+    fit(Config(**toy(birds, tmp_path/"run", epochs=1)), None)
+    other = write_synthbirds(tmp_path/"other", n_train=16, n_test=8, size=96, seed=6, workers=0, table=species_table(4))
+    best = str(tmp_path/"run"/"best.safetensors")
+    with pytest.raises(CheckpointError, match="made for 8 classes, the model has 4"): Run(Config(**toy(other, tmp_path/"x", checkpoint_path=best)))
+    with pytest.raises(CheckpointError, match="trained on 8 classes"): evaluate(EvalConfig(checkpoint=best, data=str(other), device="cpu"))
+
+
+def test_full_disk_while_writing_a_checkpoint(birds, tmp_path, monkeypatch):
+    """The second epoch's state dies half written: the first one's is intact, and resuming from it gives the uninterrupted run's weights."""
+    whole = fit(Config(**toy(birds, tmp_path/"whole")), None)
+    save, calls = torch.save, []
+    def full(obj, f):
+        calls.append(1)
+        if len(calls) < 2: return save(obj, f)
+        f.write(b"half a checkpoint")
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(torch, "save", full)
+    cfg = Config(**toy(birds, tmp_path/"run"))
+    with pytest.raises(OSError, match="No space left"): fit(cfg, None)
+    monkeypatch.undo()
+    assert not [p for p in (tmp_path/"run").iterdir() if p.name.endswith(".tmp")]
+    assert torch.load(tmp_path/"run"/"last.pt", weights_only=True)["epoch"] == 1
+    cfg.resume = True
+    again = fit(cfg, None)
+    assert all(torch.equal(x, y) for x, y in zip(whole.model.state_dict().values(), again.model.state_dict().values()))
+
+
+def test_failing_notebook_names_its_cause(birds, tmp_path):
+    with pytest.raises(LcaError, match="no/such"): execute("train", toy("no/such", tmp_path/"run"), tmp_path/"run", quiet=True)
+    assert (tmp_path/"run"/"train.html").is_file()  # the executed notebook is kept, and shows where
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "quickstart", "pretrain"])
+def test_run_notebooks_have_commented_parameters(name):
+    cells = [c for c in nbformat.read(notebook_path(name), 4).cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(cells) == 1 and all("#" in line for line in cells[0].source.splitlines())
