@@ -146,7 +146,8 @@ class LoadReport:
 # %% ../nbs/15_models.ipynb #cc1df299
 def misfit(path, name:str, have, want)->str: # what was read from, tensor, its shape there, its shape here
     "The sentence for a tensor of the wrong shape."
-    if name != "head.weight": return f"{path}: tensor {name} has shape {list(have)}, the model wants {list(want)}: another architecture or other options"
+    if name != "head.weight":
+        return f"{path}: tensor {name} has shape {list(have)}, the model wants {list(want)}: another architecture or other options"
     return (f"{path}: made for {have[0]} classes, the model has {want[0]}; "
             f"create the model with num_classes={have[0]}, or start from a backbone checkpoint")
 
