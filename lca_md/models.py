@@ -87,7 +87,7 @@ def localizer(method:str, # "tscam" or "lca_md"
 
 # %% ../nbs/15_models.ipynb #962c9d46
 _deit = {s: (f"deit_{s}_patch16_224", {}) for s in ("tiny", "small", "base")}
-_vit = dict(small=("vit_small_patch16_224", dict(embed_dim=768, depth=8, num_heads=8, mlp_ratio=3., qkv_bias=False,
+_vit = dict(small=("vit_small_patch16_224", dict(embed_dim=768, depth=8, num_heads=8, mlp_ratio=3.,
                                                  qk_scale=768**-.5, norm_eps=1e-5)))
 ARCHS = {f"{kind}_{m}_{s}_patch16_224": (m, *spec)
          for kind,sizes in (("deit", _deit), ("vit", _vit)) for m in METHODS for s,spec in sizes.items()}
