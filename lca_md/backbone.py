@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['attend', 'block_step', 'vit_features', 'grid_size', 'check_size', 'check_backbone']
 
-# %% ../nbs/10_backbone.ipynb #bc8c1730
+# %% ../nbs/10_backbone.ipynb #a56f197a
 import timm
 import torch
 from timm.layers import Attention
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .core import ConfigError
 
-# %% ../nbs/10_backbone.ipynb #f6916869
+# %% ../nbs/10_backbone.ipynb #a56936ea
 def attend(attn:Attention, # timm's attention module
            x:torch.Tensor, # [B, N, D] normalized tokens
           )->tuple[torch.Tensor, torch.Tensor]: # [B, N, D] output; [B, N] class token's weights, mean over heads
@@ -31,7 +31,7 @@ def attend(attn:Attention, # timm's attention module
     if attn.gate is not None: y = y*attn.gate(x).sigmoid()
     return attn.proj_drop(attn.proj(y)), row[:, :, 0].mean(1)
 
-# %% ../nbs/10_backbone.ipynb #21e5e79e
+# %% ../nbs/10_backbone.ipynb #a638d9b3
 def block_step(blk:Block, # a timm transformer block
                x:torch.Tensor, # [B, N, D] tokens
               )->tuple[torch.Tensor, torch.Tensor]: # [B, N, D] tokens; [B, N] class token's weights
@@ -40,7 +40,7 @@ def block_step(blk:Block, # a timm transformer block
     x = x + blk.drop_path1(blk.ls1(y))
     return x + blk.drop_path2(blk.ls2(blk.mlp(blk.norm2(x)))), row
 
-# %% ../nbs/10_backbone.ipynb #a3cdc625
+# %% ../nbs/10_backbone.ipynb #300134ba
 def vit_features(model:VisionTransformer, # a timm vision transformer
                  x:torch.Tensor, # [B, 3, H, W] normalized images
                 )->tuple[torch.Tensor, torch.Tensor]: # [B, h*w, D] patch tokens; [B, L, h*w] attention rows
@@ -53,7 +53,7 @@ def vit_features(model:VisionTransformer, # a timm vision transformer
     first = model.num_prefix_tokens
     return model.norm(t)[:, first:], torch.stack(rows, 1)[..., first:]
 
-# %% ../nbs/10_backbone.ipynb #70052c8b
+# %% ../nbs/10_backbone.ipynb #cdd07ed0
 def grid_size(model:VisionTransformer, # a timm vision transformer
               x:torch.Tensor, # [B, 3, H, W]
              )->tuple[int, int]: # rows and columns of the token grid
@@ -61,7 +61,7 @@ def grid_size(model:VisionTransformer, # a timm vision transformer
     ph, pw = model.patch_embed.patch_size
     return x.shape[-2]//ph, x.shape[-1]//pw
 
-# %% ../nbs/10_backbone.ipynb #cdd07ed0
+# %% ../nbs/10_backbone.ipynb #d956699f
 def check_size(model:VisionTransformer, # a timm vision transformer
                x:torch.Tensor, # [B, 3, H, W]
               ):
@@ -72,7 +72,7 @@ def check_size(model:VisionTransformer, # a timm vision transformer
     if want and not model.dynamic_img_size and tuple(x.shape[-2:]) != tuple(want):
         raise ConfigError(f"the model was made for {want[0]} x {want[1]} pixels, got {x.shape[-2]} x {x.shape[-1]}; pass img_size= when creating it")
 
-# %% ../nbs/10_backbone.ipynb #641a50ba
+# %% ../nbs/10_backbone.ipynb #b5921fb6
 def check_backbone(model:nn.Module, # what timm made
                    name:str="model", # for the message
                   ):

@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'ARCHS', 'BOOK_VIT', 'LCAMD', 'localizer', 'build_model', 'read_weights', 'LoadReport', 'misfit',
            'load_checkpoint', 'save_checkpoint', 'read_card', 'from_card', 'shipped_weights', 'book_vit', 'demo_model']
 
-# %% ../nbs/15_models.ipynb #f03beeb9
+# %% ../nbs/15_models.ipynb #4d0fd1de
 import json
 import logging
 from dataclasses import dataclass, field
@@ -27,12 +27,12 @@ from .ssfm import DCPAB, fuse, norm_cam
 from .tfcm import TFCM
 from .tscam import TSCAM, WSOLOutput, make_localizer
 
-# %% ../nbs/15_models.ipynb #3041e61b
+# %% ../nbs/15_models.ipynb #f7a8f663
 class LCAMD(TSCAM):
     "LCA-MD on any backbone of chapter 10 (IEEE TIP 2025, 10.1109/TIP.2025.3554398), as released."
     method = "lca_md"
 
-# %% ../nbs/15_models.ipynb #f7a8f663
+# %% ../nbs/15_models.ipynb #f0c5c2c9
 @patch
 def setup_head(self:LCAMD,
                num_classes:int, # K
@@ -46,7 +46,7 @@ def setup_head(self:LCAMD,
     self.tfcm = TFCM(num_classes)
     self.layers = nn.ModuleList(DCPAB(k, reach) for k in iterations)
 
-# %% ../nbs/15_models.ipynb #f0c5c2c9
+# %% ../nbs/15_models.ipynb #010ae448
 @patch
 def forward(self:LCAMD,
             x:torch.Tensor, # [B, 3, H, W] normalized images
@@ -61,7 +61,7 @@ def forward(self:LCAMD,
     logits = (S.flatten(2) @ weight[..., None])[..., 0]/weight.shape[1]
     return WSOLOutput(logits, self.tfcm(S, a))
 
-# %% ../nbs/15_models.ipynb #1e453331
+# %% ../nbs/15_models.ipynb #d66b08ba
 METHODS = {"tscam": TSCAM, "lca_md": LCAMD}
 def localizer(method:str, # "tscam" or "lca_md"
               backbone:str, # name of a timm VisionTransformer
@@ -85,14 +85,14 @@ def localizer(method:str, # "tscam" or "lca_md"
         for b in model.blocks: b.attn.scale = qk_scale
     return model
 
-# %% ../nbs/15_models.ipynb #962c9d46
+# %% ../nbs/15_models.ipynb #dc24941b
 _deit = {s: (f"deit_{s}_patch16_224", {}) for s in ("tiny", "small", "base")}
 _vit = dict(small=("vit_small_patch16_224", dict(embed_dim=768, depth=8, num_heads=8, mlp_ratio=3.,
                                                  qk_scale=768**-.5, norm_eps=1e-5)))
 ARCHS = {f"{kind}_{m}_{s}_patch16_224": (m, *spec)
          for kind,sizes in (("deit", _deit), ("vit", _vit)) for m in METHODS for s,spec in sizes.items()}
 
-# %% ../nbs/15_models.ipynb #dc24941b
+# %% ../nbs/15_models.ipynb #85238fe8
 def _register(name, method, backbone, defaults):
     def entry(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs):
         return localizer(method, backbone, pretrained=pretrained, **{**defaults, **kwargs})
@@ -101,7 +101,7 @@ def _register(name, method, backbone, defaults):
     return register_model(entry)
 for _name,_spec in ARCHS.items(): globals()[_name] = _register(_name, *_spec)
 
-# %% ../nbs/15_models.ipynb #326e645b
+# %% ../nbs/15_models.ipynb #dc92fc3c
 def build_model(arch:str, # registered name, or "method:timm_name"
                 num_classes:int, # K
                 **kwargs, # as `localizer`
@@ -111,7 +111,7 @@ def build_model(arch:str, # registered name, or "method:timm_name"
     if arch in ARCHS: return timm.create_model(arch, num_classes=num_classes, **kwargs)
     raise ConfigError(f"arch: unknown model {arch!r}; did you mean {nearest(arch, ARCHS)!r}? (or use method:timm_name)")
 
-# %% ../nbs/15_models.ipynb #48ef604c
+# %% ../nbs/15_models.ipynb #8b600028
 def read_weights(path:str|Path, # .safetensors, .pth, .pt or .bin
                 )->dict[str, torch.Tensor]: # tensors by name
     "The tensors of a checkpoint, unwrapped and without `module.`. Raises `CheckpointError` if it is missing, damaged or holds code."
@@ -128,7 +128,7 @@ def read_weights(path:str|Path, # .safetensors, .pth, .pt or .bin
     if not d: raise CheckpointError(f"{path}: holds no tensors")
     return d
 
-# %% ../nbs/15_models.ipynb #3e663b74
+# %% ../nbs/15_models.ipynb #cc1df299
 @dataclass
 class LoadReport:
     "What `load_checkpoint` did: tensors loaded, resized, skipped (with reason), and left at their start."
@@ -143,15 +143,15 @@ class LoadReport:
             say += [f"  {word}: {k} ({v})" for k,v in d.items()]
         return "\n".join(say)
 
-# %% ../nbs/15_models.ipynb #cc1df299
+# %% ../nbs/15_models.ipynb #e8a5320d
 def misfit(path, name:str, have, want)->str: # what was read from, tensor, its shape there, its shape here
     "The sentence for a tensor of the wrong shape."
-    if name != "head.weight":
+    if name not in ("head.weight", "head.bias"):
         return f"{path}: tensor {name} has shape {list(have)}, the model wants {list(want)}: another architecture or other options"
     return (f"{path}: made for {have[0]} classes, the model has {want[0]}; "
             f"create the model with num_classes={have[0]}, or start from a backbone checkpoint")
 
-# %% ../nbs/15_models.ipynb #72101229
+# %% ../nbs/15_models.ipynb #66a31b90
 _method_parts = ("head.", "tfcm.", "layers.")
 def _plan(model, sd, report):
     "Fill `report` and return the tensors to load; raises CheckpointError on shapes that cannot fit."
@@ -165,14 +165,14 @@ def _plan(model, sd, report):
         else: raise CheckpointError(misfit(report.path, k, v.shape, own[k].shape))
     return out
 
-# %% ../nbs/15_models.ipynb #66a31b90
+# %% ../nbs/15_models.ipynb #beac2ee7
 def _resize_positions(model, v, report):
     n, first = model.pos_embed.shape[1], 0 if model.no_embed_class else model.num_prefix_tokens
     if v.shape[-1] != model.pos_embed.shape[-1]: raise CheckpointError(misfit(report.path, "pos_embed", v.shape, model.pos_embed.shape))
     report.resized["pos_embed"] = f"{v.shape[1]} to {n} positions, bicubic"
     return resample_abs_pos_embed(v, list(model.patch_embed.grid_size), num_prefix_tokens=first)
 
-# %% ../nbs/15_models.ipynb #beac2ee7
+# %% ../nbs/15_models.ipynb #03c283fe
 def load_checkpoint(model:nn.Module, # a localizer; changed in place
                     path:str|Path, # weights: whole model or backbone, any supported format
                    )->LoadReport:
@@ -187,7 +187,7 @@ def load_checkpoint(model:nn.Module, # a localizer; changed in place
     report.loaded = sorted(todo)
     return report
 
-# %% ../nbs/15_models.ipynb #7c941359
+# %% ../nbs/15_models.ipynb #7b1568d6
 @patch
 def load_state_dict(self:TSCAM,
                     state_dict:dict, # tensors by name
@@ -202,7 +202,7 @@ def load_state_dict(self:TSCAM,
         sd = {**{k: v for k,v in sd.items() if not k.startswith(("head", "fc_norm"))}, **mine}
     return nn.Module.load_state_dict(self, sd, strict=strict, assign=assign)
 
-# %% ../nbs/15_models.ipynb #4ce23cf2
+# %% ../nbs/15_models.ipynb #ac5f32fd
 def save_checkpoint(model:nn.Module, # a localizer
                     path:str|Path, # ends in .safetensors
                     card:dict, # arch, num_classes, img_size, model_args, class_names, threshold, metrics ...
@@ -213,7 +213,7 @@ def save_checkpoint(model:nn.Module, # a localizer
     with atomic_write(path, "wb") as f: f.write(safetensors.torch.save(sd, {"card": text, "format": "pt"}))
     write_json(path.with_suffix(".json"), card)
 
-# %% ../nbs/15_models.ipynb #ac5f32fd
+# %% ../nbs/15_models.ipynb #f23d1791
 def read_card(path:str|Path, # a checkpoint of this book
              )->dict:
     "The card inside a checkpoint. Raises `CheckpointError` if there is none."
@@ -225,7 +225,7 @@ def read_card(path:str|Path, # a checkpoint of this book
     if "card" in meta: return json.loads(meta["card"])
     raise CheckpointError(f"{path}: has no card, so the model cannot be rebuilt from it alone; build it and use load_checkpoint")
 
-# %% ../nbs/15_models.ipynb #f23d1791
+# %% ../nbs/15_models.ipynb #262052dc
 def from_card(path:str|Path, # a checkpoint of this book
              )->tuple[nn.Module, dict]: # the model, in evaluation mode; its card
     "Rebuild a model from a checkpoint alone. Raises `CheckpointError`."
@@ -234,7 +234,7 @@ def from_card(path:str|Path, # a checkpoint of this book
     load_checkpoint(model, path)
     return model.eval(), card
 
-# %% ../nbs/15_models.ipynb #40ebd223
+# %% ../nbs/15_models.ipynb #0bbcf314
 def shipped_weights(name:str, # file name without ending: "book_vit", "tscam", "lca_md"
                    )->Path:
     "Path of a weight file that ships with the book. Raises `CheckpointError`."
@@ -243,7 +243,7 @@ def shipped_weights(name:str, # file name without ending: "book_vit", "tscam", "
         if (folder/f"{name}.safetensors").is_file(): return folder/f"{name}.safetensors"
     raise CheckpointError(f"{name}.safetensors does not ship with the book; there are book_vit, tscam and lca_md")
 
-# %% ../nbs/15_models.ipynb #0bbcf314
+# %% ../nbs/15_models.ipynb #e30a26a5
 BOOK_VIT = dict(embed_dim=96, depth=6, num_heads=3) # the book's small ViT
 def book_vit()->nn.Module: # a timm VisionTransformer
     "The book's small ViT with its pretrained weights, as a plain timm model."
@@ -252,7 +252,7 @@ def book_vit()->nn.Module: # a timm VisionTransformer
     vit.load_state_dict(sd)
     return vit
 
-# %% ../nbs/15_models.ipynb #e30a26a5
+# %% ../nbs/15_models.ipynb #96e4aef7
 def demo_model(method:str="lca_md", # "tscam" or "lca_md"
               )->nn.Module:
     "The model that the demo trained with `method`, in evaluation mode."

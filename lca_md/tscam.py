@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['shifted_sums', 'pooled_conv', 'conv_classes', 'WSOLOutput', 'make_localizer', 'TSCAM']
 
-# %% ../nbs/12_tscam.ipynb #1122d8a5
+# %% ../nbs/12_tscam.ipynb #1b62a167
 from dataclasses import dataclass
 from typing import Callable
 
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from .backbone import check_backbone, grid_size, vit_features
 
-# %% ../nbs/12_tscam.ipynb #7b86cd71
+# %% ../nbs/12_tscam.ipynb #af24947f
 def shifted_sums(t:torch.Tensor, # [B, C, h, w]
                  weights:torch.Tensor, # [B or 1, G, h, w], weights of G weighted sums
                 )->torch.Tensor: # [B, G, C, 9]
@@ -27,7 +27,7 @@ def shifted_sums(t:torch.Tensor, # [B, C, h, w]
     sums = u.flatten(1, 2).expand(B, -1, -1) @ t.flatten(2).transpose(1, 2)   # [B, G*9, C]
     return sums.reshape(B, G, 9, C).transpose(2, 3)
 
-# %% ../nbs/12_tscam.ipynb #af24947f
+# %% ../nbs/12_tscam.ipynb #eeb4452f
 def pooled_conv(conv:nn.Conv2d, # 3 x 3, padding 1
                 t:torch.Tensor, # [B, C, h, w]
                 weights:torch.Tensor, # [B or 1, G, h, w]
@@ -36,7 +36,7 @@ def pooled_conv(conv:nn.Conv2d, # 3 x 3, padding 1
     out = shifted_sums(t, weights).flatten(2) @ conv.weight.flatten(1).T
     return out if conv.bias is None else out + weights.sum((2, 3))[..., None]*conv.bias
 
-# %% ../nbs/12_tscam.ipynb #525a863a
+# %% ../nbs/12_tscam.ipynb #8bcdd191
 def conv_classes(conv:nn.Conv2d, # 3 x 3, padding 1
                  t:torch.Tensor, # [B, C, h, w]
                  classes:torch.Tensor, # [B, k] class indices, per image
@@ -48,7 +48,7 @@ def conv_classes(conv:nn.Conv2d, # 3 x 3, padding 1
     if conv.bias is not None: out = out + conv.bias[classes][..., None]
     return out.reshape(B, -1, h, w)
 
-# %% ../nbs/12_tscam.ipynb #957ab410
+# %% ../nbs/12_tscam.ipynb #3cdd3bc8
 @dataclass
 class WSOLOutput:
     "What every model returns: logits [B, K]; fg, bg [B, K] (LCA-MD) or None; in evaluation also maps."
@@ -57,7 +57,7 @@ class WSOLOutput:
     attention:torch.Tensor|None = None # [B, h, w] summed class-token attention, as the backbone gives it
     _maps:Callable|None = None # classes [B, k] or None (all) -> [B, k, h, w]
 
-# %% ../nbs/12_tscam.ipynb #ad3c9659
+# %% ../nbs/12_tscam.ipynb #1c9426a2
 def _contrast(out, i): # 0: fg, 1: bg
     if callable(out.contrast): out.contrast = out.contrast()
     return None if out.contrast is None else out.contrast[i]
@@ -70,7 +70,7 @@ def bg(self:WSOLOutput): # [B, K] or None
     "Background token feature of LCA-MD; None for TS-CAM."
     return _contrast(self, 1)
 
-# %% ../nbs/12_tscam.ipynb #1c9426a2
+# %% ../nbs/12_tscam.ipynb #fb45f089
 @patch
 def maps_for(self:WSOLOutput,
              classes, # [B, k] class indices, or None for all
@@ -83,7 +83,7 @@ def cams(self:WSOLOutput): # [B, K, h, w]
     "Maps of all classes, computed when read."
     return self.maps_for(None)
 
-# %% ../nbs/12_tscam.ipynb #b2b4976b
+# %% ../nbs/12_tscam.ipynb #9de2d4f5
 def make_localizer(method:type, # TSCAM or a subclass
                    model:VisionTransformer, # a timm vision transformer, its own head unused
                    num_classes:int, # K
@@ -95,12 +95,12 @@ def make_localizer(method:type, # TSCAM or a subclass
     model.setup_head(num_classes, **kwargs)
     return model
 
-# %% ../nbs/12_tscam.ipynb #a8728e79
+# %% ../nbs/12_tscam.ipynb #486e6db3
 class TSCAM(nn.Module):
     "TS-CAM on any backbone of chapter 10 (Gao et al., ICCV 2021)."
     method = "tscam"
 
-# %% ../nbs/12_tscam.ipynb #5f1cd950
+# %% ../nbs/12_tscam.ipynb #ccdef324
 @patch
 def setup_head(self:TSCAM,
                num_classes:int, # K
@@ -111,7 +111,7 @@ def setup_head(self:TSCAM,
     self.head = nn.Conv2d(self.embed_dim, num_classes, 3, padding=1)
     nn.init.trunc_normal_(self.cls_token, std=.02)
 
-# %% ../nbs/12_tscam.ipynb #ccdef324
+# %% ../nbs/12_tscam.ipynb #0fc5e9f3
 @patch
 def features(self:TSCAM,
              x:torch.Tensor, # [B, 3, H, W]
@@ -121,7 +121,7 @@ def features(self:TSCAM,
     grid = grid_size(self, x)
     return tokens.transpose(1, 2).reshape(len(x), -1, *grid), rows.reshape(len(x), -1, *grid)
 
-# %% ../nbs/12_tscam.ipynb #ddc56f75
+# %% ../nbs/12_tscam.ipynb #a764a811
 @patch
 def pooled_logits(self:TSCAM,
                   t:torch.Tensor, # [B, D, h, w]
@@ -130,7 +130,7 @@ def pooled_logits(self:TSCAM,
     h, w = t.shape[-2:]
     return pooled_conv(self.head, t, t.new_full((1, 1, h, w), 1/(h*w)))[:, 0]
 
-# %% ../nbs/12_tscam.ipynb #a764a811
+# %% ../nbs/12_tscam.ipynb #c556726e
 @patch
 def map_maker(self:TSCAM,
               t:torch.Tensor, # [B, D, h, w] tokens
@@ -141,7 +141,7 @@ def map_maker(self:TSCAM,
     def maps(classes): return a[:, None]*(self.head(t) if classes is None else conv_classes(self.head, t, classes))
     return maps
 
-# %% ../nbs/12_tscam.ipynb #c556726e
+# %% ../nbs/12_tscam.ipynb #7b83d031
 @patch
 def forward(self:TSCAM,
             x:torch.Tensor, # [B, 3, H, W] normalized images
