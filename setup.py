@@ -56,7 +56,7 @@ setup(
     packages=find_packages(include=[cfg["lib_path"], f"{cfg['lib_path']}.*"]),
     package_data={cfg["lib_path"]: ["configs/**/*.yaml"]},
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={"dev": shlex.split(cfg.get("dev_requirements", ""))},
+    extras_require={k: shlex.split(cfg.get(f"{k}_requirements", "")) for k in ("dev", "onnx")},
     entry_points={"console_scripts": shlex.split(cfg.get("console_scripts", "")),
                   "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
     cmdclass={"build_py": BuildWithNotebooks},

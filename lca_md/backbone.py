@@ -43,15 +43,16 @@ def block_step(blk:Block, # a timm transformer block
 # %% ../nbs/10_backbone.ipynb #300134ba
 def vit_features(model:VisionTransformer, # a timm vision transformer
                  x:torch.Tensor, # [B, 3, H, W] normalized images
-                )->tuple[torch.Tensor, torch.Tensor]: # [B, h*w, D] patch tokens; [B, L, h*w] attention rows
+                 attention:bool=True, # False: no rows, for training that does not need them
+                )->tuple[torch.Tensor, torch.Tensor|None]: # [B, h*w, D] patch tokens; [B, L, h*w] attention rows
     "Patch tokens after the final norm, and every block's class-token attention to the patches. Raises `ConfigError` for a wrong image size."
     check_size(model, x)
     t, rows = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x)))), []
     for blk in model.blocks:
-        t, row = block_step(blk, t)
+        t, row = block_step(blk, t) if attention else (blk(t), None)
         rows.append(row)
     first = model.num_prefix_tokens
-    return model.norm(t)[:, first:], torch.stack(rows, 1)[..., first:]
+    return model.norm(t)[:, first:], torch.stack(rows, 1)[..., first:] if attention else None
 
 # %% ../nbs/10_backbone.ipynb #cdd07ed0
 def grid_size(model:VisionTransformer, # a timm vision transformer

@@ -129,6 +129,7 @@ class Config(Settings):
     opt:str = setting("adamw", "optimizer, by timm's name")
     opt_eps:float = setting(1e-8, "epsilon of Adam")
     opt_betas:list = setting([0.9, 0.999], "betas of Adam")
+    layer_decay:float = setting(1.0, "learning rate of each block, as a share of that of the block above it; head and method layers have `lr` (1: all alike)")
     weight_decay:float = setting(0.05, "weight decay (not on biases, norms, tokens, positions)")
     drop:float = setting(0.0, "dropout after the position embedding and in the MLPs")
     drop_path:float = setting(0.1, "stochastic depth of the last block; earlier blocks get proportionally less")
@@ -239,6 +240,7 @@ def check_config(cfg:Settings, # changed in place: values are converted to their
         if getattr(cfg, k, 1) < 1: raise ConfigError(f"{k}: must be at least 1, got {getattr(cfg, k)}")
     for k in ("epochs", "max_steps", "num_classes", "val_per_class", "seed", "workers", "threads", "lr", "weight_decay"):
         if getattr(cfg, k, 0) < 0: raise ConfigError(f"{k}: must not be negative, got {getattr(cfg, k)}")
+    if not 0 < getattr(cfg, "layer_decay", 1) <= 1: raise ConfigError(f"layer_decay: must be above 0 and at most 1, got {cfg.layer_decay}")
 
 # %% ../nbs/00_core.ipynb #dcdf3afb
 _sections = ("BASIC", "MODEL", "DATA", "TRAIN", "TEST", "SOLVER")

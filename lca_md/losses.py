@@ -16,16 +16,18 @@ LOW, HIGH = .0005, .9995 # the released clamp
 def pair_cosines(p:torch.Tensor, # [B, K]
                  q:torch.Tensor, # [B, K]
                 )->torch.Tensor: # [B, B] in [.0005, .9995]
-    "Cosines of all pairs, clamped. (Released code, loss section.)"
-    return (F.normalize(p, dim=1) @ F.normalize(q, dim=1).T).clamp(LOW, HIGH)
+    "Cosines of all pairs, clamped, in float32 or better. (Released code, loss section.)"
+    with torch.autocast(p.device.type, enabled=False):
+        p, q = (v.float() if v.dtype in (torch.bfloat16, torch.float16) else v for v in (p, q))
+        return (F.normalize(p, dim=1) @ F.normalize(q, dim=1).T).clamp(LOW, HIGH)
 
-# %% ../nbs/16_losses.ipynb #5cb34e14
+# %% ../nbs/16_losses.ipynb #452f86da
 def similarity_ranks(C:torch.Tensor, # [B, B]
                     )->torch.Tensor: # [B, B], 0 for the largest of the row
     "Rank of every entry in its row, largest first; ties in order of the columns."
     return C.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
 
-# %% ../nbs/16_losses.ipynb #452f86da
+# %% ../nbs/16_losses.ipynb #f7a2d81f
 def sim_max_loss(p:torch.Tensor, # [B, K]
                  alpha:float=.75, # decay of the rank weights
                 )->torch.Tensor: # scalar
@@ -34,14 +36,14 @@ def sim_max_loss(p:torch.Tensor, # [B, K]
     weight = torch.exp(-alpha*(similarity_ranks(C.detach()).to(C.dtype) - 1))
     return (-C.log()*weight).mean()
 
-# %% ../nbs/16_losses.ipynb #5db7f32e
+# %% ../nbs/16_losses.ipynb #7fcdbd90
 def sim_min_loss(p:torch.Tensor, # [B, K]
                  q:torch.Tensor, # [B, K]
                 )->torch.Tensor: # scalar in [.0005, 7.6]
     "Push every row of `p` away from every row of `q`. (LCA-MD, IEEE TIP 2025, contrast loss.)"
     return -(1 - pair_cosines(p, q)).log().mean()
 
-# %% ../nbs/16_losses.ipynb #a777d38b
+# %% ../nbs/16_losses.ipynb #d5ebbbfd
 def lca_md_loss(out:WSOLOutput, # what the model returned in training
                 labels:torch.Tensor, # [B] class indices
                 delta:float=.6, # weight of the cross entropy

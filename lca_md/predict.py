@@ -43,11 +43,15 @@ class Localizer:
 # %% ../nbs/31_predict.ipynb #0797e36c
 @patch(cls_method=True)
 def from_checkpoint(cls:Localizer,
-                    path:str|Path, # a checkpoint of this book (with its card)
+                    path:str|Path, # a checkpoint of this book (with its card), or a released .pth
                     device="cpu", # where to compute
+                    class_names:list|None=None, # for a checkpoint without names; None: "0", "1", ...
                    )->Localizer:
-    "A localizer from a checkpoint alone. Raises `CheckpointError`."
-    return cls(*from_card(path), device)
+    "A localizer from a checkpoint alone. Raises `CheckpointError`, or `ConfigError` for a wrong number of names."
+    model, card = from_card(path)
+    names = class_names or card.get("class_names") or [str(i) for i in range(card["num_classes"])]
+    if len(names) != card["num_classes"]: raise ConfigError(f"class_names: {len(names)} names for a model of {card['num_classes']} classes")
+    return cls(model, {**card, "class_names": list(names)}, device)
 
 # %% ../nbs/31_predict.ipynb #47d2ffc1
 def to_pil(image, # path, PIL image, or [H, W, 3] / [H, W] uint8 array
@@ -80,7 +84,17 @@ def scale_box(box, # x0 y0 x1 y1 in network pixels, corners inside
     (x0, y0, x1, y1), (W, H) = box, image_size
     return (int(x0*W/size), int(y0*H/size), min(W, round((x1 + 1)*W/size)) - 1, min(H, round((y1 + 1)*H/size)) - 1)
 
-# %% ../nbs/31_predict.ipynb #8950b725
+# %% ../nbs/31_predict.ipynb #679eebb7
+@patch
+def threshold(self:Localizer,
+              kind:str, # "gt" (class given) or "pred" (class predicted)
+             )->float:
+    "The card's threshold. Raises `ConfigError` if it has none."
+    t = self.card.get("threshold")
+    if not isinstance(t, dict): raise ConfigError("the checkpoint has no threshold chosen on val; pass threshold= (the released configurations name 0.1 for CUB, 0.12 for ILSVRC)")
+    return t[kind]
+
+# %% ../nbs/31_predict.ipynb #993254ea
 @patch
 @torch.no_grad()
 def __call__(self:Localizer,
@@ -93,7 +107,7 @@ def __call__(self:Localizer,
     out = self.model(self.transform(pic)[None].to(self.device))
     given = class_index(names, label)
     k = int(out.logits[0].argmax()) if given is None else given
-    t = self.card["threshold"]["pred" if given is None else "gt"] if threshold is None else float(threshold)
+    t = self.threshold("pred" if given is None else "gt") if threshold is None else float(threshold)
     if not 0 <= t < 1: raise ConfigError(f"threshold must be in [0, 1), got {t}")
     m = out.maps_for(torch.tensor([[k]], device=self.device))[0].cpu().numpy()
     box = largest_boxes(normalize_map(resize_maps(m, (size, size))), [t])[0, 0]

@@ -50,6 +50,7 @@ class DemoConfig(Settings):
     batch_size:int = setting(16, "drawings per step")
     lr:float = setting(5e-4, "learning rate at the start")
     lr_steps:list = setting([5], "cut the rate at multiples of these epochs")
+    layer_decay:float = setting(0.5, "learning rate of each block, as a share of that of the block above it")
     seed:int = setting(0, "seed of drawings, initialization, order and augmentation")
     device:str = setting("auto", "where to compute", ["auto", "cpu", "cuda"])
     threads:int = setting(0, "CPU threads (0: PyTorch's choice)")

@@ -353,7 +353,7 @@ def random_pose(g:np.random.Generator)->dict: # flip, tilt, wing, tail, yaw, pit
     up = g.random() < .3; back = g.random() < .12
     pose = dict(flip=bool(g.random() < .5), tilt=g.normal(0, .16)+(.25 if up else 0), wing=float(up*g.uniform(.25, 1)), tail=g.normal(0, .14),
                 yaw=-g.uniform(.75, .95) if back else g.uniform(.72, 1.), pitch=g.normal(0, .14), flying=bool(up and g.random() < .4))
-    area = np.clip(math.exp(g.normal(math.log(.25), .42)), .09, .58)
+    area = np.clip(math.exp(g.normal(math.log(.31), .38)), .12, .62)
     return dict(pose, area=float(area), place=tuple(g.beta(.55, .55, 2)))
 
 # %% ../nbs/01_synth.ipynb #1ce6d44b
@@ -778,7 +778,7 @@ def _write_lists(root, jobs, rows, classes, n_train, size):
     put("parts/part_locs.txt", [f"{i} {p} {x:.1f} {y:.1f} {v}" for i,(_,_,ls) in zip(n, rows) for p,x,y,v in ls])
 
 # %% ../nbs/01_synth.ipynb #294460ca
-VERSION = 1 # of the drawings: raised when the same (seed, index) gives another picture
+VERSION = 2 # of the drawings: raised when the same (seed, index) gives another picture
 
 def write_synthbirds(root, # folder to make; its parent is made where it is missing
                      n_train:int, # training images, over all species

@@ -138,7 +138,7 @@ def train_epoch(acc, # accelerate's Accelerator
     "One pass over the training images."
     model.train()
     loader.set_epoch(epoch)
-    for g in opt.param_groups: g["lr"] = released_lr(cfg, epoch)
+    for g in opt.param_groups: g["lr"] = released_lr(cfg, epoch)*g.get("lr_scale", 1.)
     sums, n, steps, bar = {}, 0, 0, Progress(len(loader.dataset), f"epoch {epoch}/{cfg.epochs}")
     for b in loader:
         x, y = b["image"].to(acc.device), b["label"].to(acc.device)
@@ -173,7 +173,8 @@ class Run:
         self.data = run_data(cfg)
         seed_everything(cfg.seed)
         self.model, self.report = run_model(cfg, len(self.data["class_names"]))
-        self.opt = create_optimizer_v2(self.model, opt=cfg.opt, lr=cfg.lr, weight_decay=cfg.weight_decay, eps=cfg.opt_eps, betas=tuple(cfg.opt_betas))
+        self.opt = create_optimizer_v2(self.model, opt=cfg.opt, lr=cfg.lr, weight_decay=cfg.weight_decay, eps=cfg.opt_eps, betas=tuple(cfg.opt_betas),
+                                       layer_decay=None if cfg.layer_decay == 1 else cfg.layer_decay)
         self.model, self.opt = self.acc.prepare(self.model, self.opt)
         self.loader = make_loader(self.data["train"], cfg.batch_size, train=True, seed=cfg.seed, workers=cfg.workers)
         self.epoch, self.steps, self.history, self.best = 0, 0, [], None

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fastcore.basics import patch
 
 from .backbone import check_backbone, grid_size, vit_features
+from .conformer import Conformer, conformer_features
 
 # %% ../nbs/12_tscam.ipynb #af24947f
 def shifted_sums(t:torch.Tensor, # [B, C, h, w]
@@ -42,11 +43,11 @@ def conv_classes(conv:nn.Conv2d, # 3 x 3, padding 1
                  classes:torch.Tensor, # [B, k] class indices, per image
                 )->torch.Tensor: # [B, k, h, w]
     "`conv(t)` for `k` classes of each image only."
-    B, _, h, w = t.shape
-    w9 = conv.weight.flatten(1)[classes]                                 # [B, k, 9C]
-    out = w9 @ F.unfold(t, 3, padding=1)                                 # [B, k, h*w]
-    if conv.bias is not None: out = out + conv.bias[classes][..., None]
-    return out.reshape(B, -1, h, w)
+    B, C, h, w = t.shape
+    w9 = conv.weight[classes].flip(-2, -1).flatten(3).transpose(2, 3)    # [B, k, 9, C]
+    parts = w9.reshape(B, -1, C) @ t.flatten(2)                          # [B, k*9, h*w]
+    out = F.fold(parts, (h, w), 3, padding=1)                            # [B, k, h, w]
+    return out if conv.bias is None else out + conv.bias[classes][..., None, None]
 
 # %% ../nbs/12_tscam.ipynb #3cdd3bc8
 @dataclass
@@ -85,41 +86,56 @@ def cams(self:WSOLOutput): # [B, K, h, w]
 
 # %% ../nbs/12_tscam.ipynb #9de2d4f5
 def make_localizer(method:type, # TSCAM or a subclass
-                   model:VisionTransformer, # a timm vision transformer, its own head unused
+                   model:VisionTransformer|Conformer, # backbone, its own head unused
                    num_classes:int, # K
                    **kwargs, # options of the method
                   )->nn.Module: # `model`, now a `method`
-    "Turn a timm vision transformer into a localizer, in place. Raises `ConfigError` if it cannot be one."
-    check_backbone(model)
+    "Turn a backbone into a localizer, in place. Raises `ConfigError` if it cannot be one."
+    if not isinstance(model, Conformer): check_backbone(model)
     model.__class__ = type(method.__name__, (method, type(model)), {"__module__": method.__module__})
     model.setup_head(num_classes, **kwargs)
     return model
 
-# %% ../nbs/12_tscam.ipynb #486e6db3
+# %% ../nbs/12_tscam.ipynb #a8728e79
 class TSCAM(nn.Module):
-    "TS-CAM on any backbone of chapter 10 (Gao et al., ICCV 2021)."
+    "TS-CAM on any backbone of chapters 10 and 11 (Gao et al., ICCV 2021)."
     method = "tscam"
 
-# %% ../nbs/12_tscam.ipynb #ccdef324
+# %% ../nbs/12_tscam.ipynb #5f1cd950
 @patch
 def setup_head(self:TSCAM,
                num_classes:int, # K
                variant:str="released", # arithmetic of the method; TS-CAM has only this one
               ):
     "Give the model its semantic head."
-    self.num_classes, self.variant, self.head_drop = num_classes, variant, nn.Identity()
-    self.head = nn.Conv2d(self.embed_dim, num_classes, 3, padding=1)
+    self.num_classes, self.variant = num_classes, variant
+    if isinstance(self, Conformer): return self.setup_heads(num_classes)
+    self.head, self.head_drop = nn.Conv2d(self.embed_dim, num_classes, 3, padding=1), nn.Identity()
     nn.init.trunc_normal_(self.cls_token, std=.02)
 
+# %% ../nbs/12_tscam.ipynb #ccdef324
+@patch(as_prop=True)
+def semantic_head(self:TSCAM)->nn.Conv2d:
+    "The 3 x 3 convolution from tokens to the semantic map."
+    return self.trans_cls_head if isinstance(self, Conformer) else self.head
+
 # %% ../nbs/12_tscam.ipynb #0fc5e9f3
+@patch
+def extract(self:TSCAM,
+            x:torch.Tensor, # [B, 3, H, W]
+            attention:bool=True, # False: training that needs no attention rows
+           ): # [B, D, h, w] tokens; [B, L, h, w] rows or None; [B, K] scores of a convolution branch, or 0
+    "What the backbone knows about a batch."
+    if isinstance(self, Conformer): return conformer_features(self, x)
+    tokens, rows = vit_features(self, x, attention)
+    grid = grid_size(self, x)
+    return tokens.transpose(1, 2).unflatten(2, grid), rows.unflatten(2, grid) if attention else None, 0.
 @patch
 def features(self:TSCAM,
              x:torch.Tensor, # [B, 3, H, W]
             )->tuple[torch.Tensor, torch.Tensor]: # [B, D, h, w] tokens, [B, L, h, w] attention rows
     "Patch tokens on their grid, and the class token's attention in every block."
-    tokens, rows = vit_features(self, x)
-    grid = grid_size(self, x)
-    return tokens.transpose(1, 2).reshape(len(x), -1, *grid), rows.reshape(len(x), -1, *grid)
+    return self.extract(x)[:2]
 
 # %% ../nbs/12_tscam.ipynb #a764a811
 @patch
@@ -128,7 +144,7 @@ def pooled_logits(self:TSCAM,
                  )->torch.Tensor: # [B, K]
     "Grid mean of the semantic map, by the pooled convolution."
     h, w = t.shape[-2:]
-    return pooled_conv(self.head, t, t.new_full((1, 1, h, w), 1/(h*w)))[:, 0]
+    return pooled_conv(self.semantic_head, t, t.new_full((1, 1, h, w), 1/(h*w)))[:, 0]
 
 # %% ../nbs/12_tscam.ipynb #c556726e
 @patch
@@ -137,8 +153,9 @@ def map_maker(self:TSCAM,
               a:torch.Tensor, # [B, h, w] weights of the map
              )->Callable: # classes [B, k] or None -> [B, k, h, w]
     "A function that makes the maps a * S of given classes (None: all)."
+    head = self.semantic_head
     @torch.no_grad()
-    def maps(classes): return a[:, None]*(self.head(t) if classes is None else conv_classes(self.head, t, classes))
+    def maps(classes): return a[:, None]*(head(t) if classes is None else conv_classes(head, t, classes))
     return maps
 
 # %% ../nbs/12_tscam.ipynb #7b83d031
@@ -147,8 +164,8 @@ def forward(self:TSCAM,
             x:torch.Tensor, # [B, 3, H, W] normalized images
            )->WSOLOutput:
     "Logits; in evaluation also the maps a * S."
-    t, rows = self.features(x)
-    logits = self.pooled_logits(t)
+    t, rows, scores = self.extract(x, attention=not self.training)
+    logits = self.pooled_logits(t) + scores
     if self.training: return WSOLOutput(logits)
     a = rows.sum(1)
     return WSOLOutput(logits, attention=a, _maps=self.map_maker(t, a))

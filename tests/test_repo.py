@@ -18,8 +18,8 @@ name_of = lambda p: str(p.relative_to(ROOT/"nbs").with_suffix(""))
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 EXPECTED = {"index": [], "00_core": ["core"], "01_synth": ["synth"], "02_data": ["data"],
-            "10_backbone": ["backbone"], "12_tscam": ["tscam"], "13_tfcm": ["tfcm"], "14_ssfm": ["ssfm"],
-            "15_models": ["models"], "16_losses": ["losses"],
+            "10_backbone": ["backbone"], "11_conformer": ["conformer"], "12_tscam": ["tscam"], "13_tfcm": ["tfcm"], "14_ssfm": ["ssfm"],
+            "15_models": ["models"], "16_losses": ["losses"], "17_share": ["share"],
             "20_boxes": ["boxes"], "21_metrics": ["metrics"], "22_viz": ["viz"],
             "30_train": ["train"], "31_predict": ["predict"], "32_runs": ["runs"], "33_cli": ["cli"],
             "runs/train": [], "runs/evaluate": [], "runs/quickstart": [], "runs/pretrain": []}

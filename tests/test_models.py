@@ -1,0 +1,117 @@
+"Every registered model, and the backbones beyond: train, evaluate, localize, save, load; refusals give the reason."
+import numpy as np
+import pytest
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+
+import lca_md  # noqa: F401 (registers the models)
+from conftest import ROOT
+from lca_md.core import CheckpointError, Config, ConfigError
+from lca_md.losses import lca_md_loss
+from lca_md.metrics import LocalizationMetrics, Protocol
+from lca_md.models import ARCHS, build_model, from_card, load_checkpoint, localizer, save_checkpoint
+from lca_md.predict import Localizer
+from lca_md.synth import draw_bird
+
+K = 7
+SMALL = {"deit": dict(embed_dim=48, depth=2, num_heads=3), "vit": dict(embed_dim=64, depth=2, num_heads=2), "conformer": dict(channel_ratio=.25, embed_dim=48, num_heads=3, depth=6)}
+RELEASED = {"CUB": ["conformer_lca_md_small", "deit_lca_md_base", "deit_lca_md_small", "deit_tscam_base", "deit_tscam_small", "deit_tscam_tiny", "vit_lca_md_small"],
+            "ILSVRC": ["conformer_tscam_small", "deit_lca_md_base", "deit_lca_md_small", "deit_tscam_base", "deit_tscam_small", "deit_tscam_tiny"]}
+BEYOND = ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2", "vit_small_patch16_224.dino", "deit_tiny_distilled_patch16_224", "vit_tiny_patch16_384"]
+
+
+def birds(n=2): return [draw_bird(i, seed=3) for i in range(n)]
+def batch(pics, size=224):
+    x = torch.from_numpy(np.stack([p.image for p in pics])).permute(0, 3, 1, 2).float()/127.5 - 1
+    return torch.nn.functional.interpolate(x, size=(size, size), mode="bilinear")
+
+
+@pytest.mark.parametrize("split", RELEASED)
+def test_the_thirteen_configurations(split):
+    for name in RELEASED[split]:
+        cfg = Config.from_yaml(ROOT/"lca_md"/"configs"/split/f"{name}_patch16_224.yaml")
+        assert cfg.arch == f"{name}_patch16_224" and cfg.arch in ARCHS and cfg.arch in timm.list_models(f"*{name}*")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_train_evaluate_localize(arch, tmp_path):
+    torch.manual_seed(0)
+    small, pics = SMALL[arch.split("_")[0]], birds()
+    m = timm.create_model(arch, num_classes=K, **small)
+    x, y = batch(pics), torch.tensor([1, 4])
+    opt = create_optimizer_v2(m, opt="adamw", lr=1e-3, weight_decay=.05, layer_decay=.7)
+    terms = lca_md_loss(m.train()(x), y)
+    terms["loss"].backward()
+    unused = {n for n, p in m.named_parameters() if p.grad is None}
+    assert unused <= {"tfcm.bn_head.weight", "tfcm.bn_head.bias", "tfcm.conv3x3.weight", "tfcm.conv3x3.bias"} | ({"cls_token"} if "tscam" in arch else set()), unused
+    opt.step()
+    with torch.no_grad():
+        out = m.eval()(x)
+        assert out.logits.isfinite().all() and out.cams.shape == (2, K, 14, 14)
+        torch.testing.assert_close(out.maps_for(torch.tensor([[3], [6]]))[:, 0], out.cams[[0, 1], [3, 6]], rtol=1e-4, atol=1e-5)
+    metrics = LocalizationMetrics(224)
+    metrics.update(out, out.logits, y, [np.array([p.box]) for p in pics])
+    assert 0 <= metrics.compute(Protocol("gt", "fixed", .2, "test"))["gt_known"] <= 100
+    save_checkpoint(m, tmp_path/"m.safetensors", dict(arch=arch, num_classes=K, img_size=224, model_args=small, class_names=[str(i) for i in range(K)], threshold=dict(gt=.2, pred=.2)))
+    again, _ = from_card(tmp_path/"m.safetensors")
+    with torch.no_grad(): torch.testing.assert_close(again(x).logits, out.logits, rtol=0, atol=0)
+    found = Localizer.from_checkpoint(tmp_path/"m.safetensors")(pics[0].image)
+    assert found.map.shape == (224, 224) and found.label in map(str, range(K))
+
+
+@pytest.mark.parametrize("method", ["tscam", "scm", "lca_md"])
+@pytest.mark.parametrize("backbone", BEYOND)
+def test_backbones_beyond(backbone, method):
+    patch = timm.create_model(backbone, embed_dim=48, depth=1, num_heads=3, num_classes=0).patch_embed.patch_size[0]
+    for size in (8*patch, 11*patch):
+        m = localizer(method, backbone, num_classes=3, embed_dim=48, depth=2, num_heads=3, img_size=size)
+        x = batch(birds(), size)
+        lca_md_loss(m.train()(x), torch.tensor([0, 2]))["loss"].backward()
+        assert m.eval()(x).cams.shape == (2, 3, size//patch, size//patch)
+
+
+def test_positions_are_interpolated_and_keep_the_prefix(tmp_path):
+    base = timm.create_model("deit_tiny_distilled_patch16_224", embed_dim=48, depth=1, num_heads=3)
+    torch.save({"model": base.state_dict()}, tmp_path/"deit.pth")
+    m = build_model("tscam:deit_tiny_distilled_patch16_224", 3, embed_dim=48, depth=1, num_heads=3, img_size=320)
+    report = load_checkpoint(m, tmp_path/"deit.pth")
+    assert "198 to 402 positions" in report.resized["pos_embed"]
+    torch.testing.assert_close(m.pos_embed[:, :2], base.pos_embed[:, :2])
+    assert {k for k in report.skipped if k.startswith("head")} == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
+
+
+@pytest.mark.parametrize("backbone,why", [("resnet18", "is a ResNet"), ("swin_tiny_patch4_window7_224", "is a SwinTransformer"),
+                                          ("vit_base_patch16_siglip_gap_224", "no class token"), ("vit_nowhere", "timm has no model")])
+def test_unfit_backbones_are_refused_with_the_reason(backbone, why):
+    with pytest.raises(ConfigError, match=why), torch.device("meta"): localizer("lca_md", backbone, num_classes=3)
+
+
+@pytest.mark.parametrize("name", ["deit_lca_md_tiny", "deit_tscam_small", "deit_scm_tiny", "vit_lca_md_small", "conformer_tscam_small", "conformer_scm_small"])
+def test_released_pth_alone(name, tmp_path):
+    "A file under DataParallel's names, without a card: architecture, classes and size follow from its tensors."
+    from lca_md.models import guess_card
+    with torch.device("meta"): sd = timm.create_model(f"{name}_patch16_224", num_classes=5).state_dict()
+    assert guess_card(sd) == dict(arch=f"{name}_patch16_224", num_classes=5, img_size=224, model_args={})
+
+
+def test_wrong_shapes_are_errors(tmp_path):
+    m = build_model("conformer_tscam_small_patch16_224", 5, **SMALL["conformer"])
+    torch.save({"state_dict": {f"module.{k}": v for k, v in m.state_dict().items()}}, tmp_path/"c.pth")
+    assert load_checkpoint(build_model("conformer_tscam_small_patch16_224", 5, **SMALL["conformer"]), tmp_path/"c.pth").skipped == {}
+    with pytest.raises(CheckpointError, match="made for 5 classes, the model has 6"):
+        load_checkpoint(build_model("conformer_tscam_small_patch16_224", 6, **SMALL["conformer"]), tmp_path/"c.pth")
+
+
+def test_checkpoints_hold_no_code(tmp_path):
+    torch.save({"state_dict": {"cls_token": torch.zeros(1)}, "args": ROOT}, tmp_path/"evil.pth")
+    with pytest.raises(CheckpointError, match="weights_only"): from_card(tmp_path/"evil.pth")
+
+
+def test_bfloat16_autocast_keeps_the_fusion_in_float32():
+    torch.manual_seed(0)
+    m, x = timm.create_model("deit_lca_md_tiny_patch16_224", num_classes=K, **SMALL["deit"]).train(), batch(birds())
+    with torch.autocast("cpu", dtype=torch.bfloat16): terms = lca_md_loss(m(x), torch.tensor([1, 4]))
+    terms["loss"].backward()
+    assert all(p.grad.isfinite().all() for p in m.parameters() if p.grad is not None)
+    assert abs(terms["loss"].item() - lca_md_loss(m(x), torch.tensor([1, 4]))["loss"].item()) < .05
