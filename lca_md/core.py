@@ -129,7 +129,7 @@ class Config(Settings):
     opt:str = setting("adamw", "optimizer, by timm's name")
     opt_eps:float = setting(1e-8, "epsilon of Adam")
     opt_betas:list = setting([0.9, 0.999], "betas of Adam")
-    layer_decay:float = setting(1.0, "learning rate of each block, as a share of that of the block above it; head and method layers have `lr` (1: all alike)")
+    layer_decay:float = setting(1.0, "learning rate of each block, as a share of the next one's; the head has `lr` (1: all alike)")
     weight_decay:float = setting(0.05, "weight decay (not on biases, norms, tokens, positions)")
     drop:float = setting(0.0, "dropout after the position embedding and in the MLPs")
     drop_path:float = setting(0.1, "stochastic depth of the last block; earlier blocks get proportionally less")

@@ -128,7 +128,8 @@ def _vit(name, pretrained, qk_scale=None, norm_eps=None, drop_rate=0., **kwargs)
     try: vit = timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
     except RuntimeError as e:
         if "Unknown model" not in str(e): raise
-        raise ConfigError(f"backbone: timm has no model {name!r}; did you mean {nearest(name, timm.list_models(module='vision_transformer'))!r}?") from None
+        guess = nearest(name, timm.list_models(module="vision_transformer"))
+        raise ConfigError(f"backbone: timm has no model {name!r}; did you mean {guess!r}?") from None
     if qk_scale is not None:
         for b in vit.blocks: b.attn.scale = qk_scale
     return vit
@@ -219,7 +220,7 @@ def _plan(model, sd, report):
     own, out, backbone = model.state_dict(), {}, is_backbone(sd)
     for k,v in sd.items():
         fits = k in own and v.shape == own[k].shape
-        if backbone and k.startswith(("head", "fc_norm")) or backbone and k in HEADS and not fits: report.skipped[k] = "classifier of the pretraining task"
+        if backbone and (k.startswith(("head", "fc_norm")) or k in HEADS and not fits): report.skipped[k] = "classifier of the pretraining task"
         elif k not in own: report.skipped[k] = "the model has no such tensor"
         elif fits: out[k] = v
         elif k == "pos_embed" and v.ndim == 3: out[k] = _resize_positions(model, v, report)
@@ -293,11 +294,11 @@ def guess_card(sd:dict, # tensors by name
               )->dict: # arch, num_classes, img_size, model_args
     "What the tensors of a released checkpoint tell about their model. Raises `CheckpointError` if they name none of the registered ones."
     conformer, head = "trans_patch_conv.weight" in sd, sd.get("trans_cls_head.weight", sd.get("head.weight", torch.zeros(0)))
-    if head.ndim != 4: raise CheckpointError(f"{path}: has no card and no semantic head: weights of a backbone; build a model and use load_checkpoint")
+    if head.ndim != 4: raise CheckpointError(f"{path}: has no card and no semantic head: weights of a backbone; use load_checkpoint")
     method = "lca_md" if any(k.startswith("tfcm.") for k in sd) else "scm" if any(".fuse." in k for k in sd) else "tscam"
     width, depth = head.shape[1], len({k.split(".")[1] for k in sd if k.startswith("blocks.")})
     name = "conformer_{}_small" if conformer and width == 384 else _SIZES.get((width, depth))
-    if name is None: raise CheckpointError(f"{path}: has no card, and {depth} blocks of width {width} are no registered model; build it and use load_checkpoint")
+    if name is None: raise CheckpointError(f"{path}: has no card, and {depth} blocks of width {width} are no registered model; use load_checkpoint")
     side = 224 if conformer else 16*round((sd["pos_embed"].shape[1] - 1)**.5)
     return dict(arch=f"{name.format(method)}_patch16_224", num_classes=len(head), img_size=side, model_args={})
 

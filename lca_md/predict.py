@@ -91,7 +91,7 @@ def threshold(self:Localizer,
              )->float:
     "The card's threshold. Raises `ConfigError` if it has none."
     t = self.card.get("threshold")
-    if not isinstance(t, dict): raise ConfigError("the checkpoint has no threshold chosen on val; pass threshold= (the released configurations name 0.1 for CUB, 0.12 for ILSVRC)")
+    if not isinstance(t, dict): raise ConfigError("the checkpoint has no threshold chosen on val; pass threshold= (released: CUB 0.1, ILSVRC 0.12)")
     return t[kind]
 
 # %% ../nbs/31_predict.ipynb #993254ea

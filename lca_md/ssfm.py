@@ -70,7 +70,7 @@ def eigen_response(w:np.ndarray, # eigenvalues of A
     safe = np.where(w == 0, 1, w)
     return np.where(w == 0, 0., (1 - (1 - alpha*w**2)**(2**k))/safe)
 
-# %% ../nbs/14_ssfm.ipynb #363ed0e4
+# %% ../nbs/14_ssfm.ipynb #0bfb87d0
 MARGIN = 1e-3 # how far below 2 alpha * wmax^2 is kept
 DIVERGES = "SSFM: the released iteration diverges for these tokens (alpha * wmax^2 >= 2); its start factor was lowered to stay finite"
 @torch.no_grad()
@@ -88,7 +88,7 @@ def safe_alpha(A:torch.Tensor, # [B, N, N] symmetric
     if (out < alpha).any(): warnings.warn(DIVERGES, stacklevel=2)
     return out
 
-# %% ../nbs/14_ssfm.ipynb #aeaed9a4
+# %% ../nbs/14_ssfm.ipynb #45432fc5
 def newton_schulz(A:torch.Tensor, # [B, N, N] symmetric
                   k:int, # steps
                   alpha:torch.Tensor|float|None=None, # start factor; None: `safe_alpha(A)`
@@ -98,7 +98,7 @@ def newton_schulz(A:torch.Tensor, # [B, N, N] symmetric
     for _ in range(k): X = torch.baddbmm(X, X @ A, X, beta=2, alpha=-1)      # X(2I - AX)
     return X
 
-# %% ../nbs/14_ssfm.ipynb #7e8561f1
+# %% ../nbs/14_ssfm.ipynb #b35a3229
 TRUSTED = 10 # Newton-Schulz steps that recompute R; later ones square it
 FEW = 4 # up to so many steps, vectors are enough
 def _krylov(A, X0v, alpha, n): # [B, N, N], [B, N, 1] -> [B, N, n]
@@ -107,7 +107,7 @@ def _krylov(A, X0v, alpha, n): # [B, N, N], [B, N, 1] -> [B, N, n]
     for _ in range(n - 1): out.append(torch.baddbmm(out[-1], A, alpha*(A @ out[-1]), alpha=-1))
     return torch.cat(out, -1)
 
-# %% ../nbs/14_ssfm.ipynb #60c0e9b3
+# %% ../nbs/14_ssfm.ipynb #0a6f83c3
 def _chain(A, c, alpha, k):
     "u = X_k c [B, N, 1], and what its gradient needs: the last trusted X, all R, all y."
     X, I, Rs, ys = alpha*A, torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand_as(A), [], []
@@ -120,7 +120,7 @@ def _chain(A, c, alpha, k):
         if j < k: R = torch.baddbmm(I, A, X, alpha=-1) if j <= trusted else R @ R
     return y, X, Rs, ys
 
-# %% ../nbs/14_ssfm.ipynb #f345246a
+# %% ../nbs/14_ssfm.ipynb #974ab245
 class _Diffusion(torch.autograd.Function):
     "u = X_k c, and its gradient for symmetric A and a start X_0 that counts as a constant."
     @staticmethod
@@ -152,7 +152,7 @@ class _Diffusion(torch.autograd.Function):
             z = torch.baddbmm(z, R, z)
         return -W, z[..., 0], None, None
 
-# %% ../nbs/14_ssfm.ipynb #2c736baf
+# %% ../nbs/14_ssfm.ipynb #71d9d4ec
 def diffuse(A:torch.Tensor, # [B, N, N] symmetric
             c:torch.Tensor, # [B, N]
             k:int, # Newton-Schulz steps
@@ -161,7 +161,7 @@ def diffuse(A:torch.Tensor, # [B, N, N] symmetric
     "`newton_schulz(A, k)` times `c`, without the matrix; gradients as if it had been made."
     return _Diffusion.apply(A, c, safe_alpha(A) if alpha is None else alpha, k)
 
-# %% ../nbs/14_ssfm.ipynb #67424afc
+# %% ../nbs/14_ssfm.ipynb #7ce85eb8
 class SSFM(nn.Module):
     "Semantic-spatial fusion: the diffusion matrix M of an affinity matrix. (LCA-MD, IEEE TIP 2025.)"
     def __init__(self,
@@ -187,7 +187,7 @@ class SSFM(nn.Module):
         "M c."
         return diffuse(self.matrix(sim, grid), c, self.iterations)
 
-# %% ../nbs/14_ssfm.ipynb #899af74e
+# %% ../nbs/14_ssfm.ipynb #a1d62774
 def norm_cam(a:torch.Tensor, # [B, N] or [..., h, w]
             )->torch.Tensor: # same shape, in [0, 1]
     "Stretch each map to [0, 1]; a constant map becomes 0."
@@ -195,7 +195,7 @@ def norm_cam(a:torch.Tensor, # [B, N] or [..., h, w]
     low, span = a.amin(dims, keepdim=True), a.amax(dims, keepdim=True) - a.amin(dims, keepdim=True)
     return (a - low)/torch.where(span > 0, span, torch.ones_like(span))
 
-# %% ../nbs/14_ssfm.ipynb #b40579b6
+# %% ../nbs/14_ssfm.ipynb #53fc866c
 def tanhshrink(z:torch.Tensor, # any shape
               )->torch.Tensor: # same shape
     "z - tanh(z), without cancellation near 0."
@@ -205,7 +205,7 @@ def tanhshrink(z:torch.Tensor, # any shape
     series = s*s2*(1/3 - s2*(2/15 - s2*(17/315 - s2*62/2835)))
     return torch.where(small, series, z - torch.tanh(z))
 
-# %% ../nbs/14_ssfm.ipynb #66952ce6
+# %% ../nbs/14_ssfm.ipynb #cbe06782
 class DCPAB(nn.Module):
     "One diffusion layer (the released D_CPAB): semantic vectors and map, fused along the grid."
     def __init__(self, iterations:int=16, reach:int=3, thred:float=.7): # theta at the start
@@ -225,7 +225,7 @@ class DCPAB(nn.Module):
         o = self.gain(similarity(x.flatten(2)), c, tuple(x.shape[-2:]))
         return x*(1 + o.reshape(len(x), 1, *x.shape[-2:])), c + o
 
-# %% ../nbs/14_ssfm.ipynb #53fc866c
+# %% ../nbs/14_ssfm.ipynb #4c746499
 class SCMLayer(DCPAB):
     "The diffusion layer of SCM: the four nearest patches (Bai et al., ECCV 2022)."
     def __init__(self, iterations:int=4, thred:float=.5): # theta at the start
@@ -237,7 +237,7 @@ class SCMLayer(DCPAB):
         "The diffusion matrix's module."
         return self.fuse
 
-# %% ../nbs/14_ssfm.ipynb #6ba427d5
+# %% ../nbs/14_ssfm.ipynb #28c4cce5
 def fuse(layers, # DCPAB layers, in order
          S:torch.Tensor, # [B, K, h, w] semantic map
          a:torch.Tensor, # [B, h, w] attention

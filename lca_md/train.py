@@ -179,7 +179,7 @@ class Run:
         self.loader = make_loader(self.data["train"], cfg.batch_size, train=True, seed=cfg.seed, workers=cfg.workers)
         self.epoch, self.steps, self.history, self.best = 0, 0, [], None
 
-# %% ../nbs/30_train.ipynb #364e2203
+# %% ../nbs/30_train.ipynb #35e182cb
 @patch
 def state(self:Run)->dict:
     "Everything the next epoch depends on."
@@ -187,14 +187,14 @@ def state(self:Run)->dict:
     return dict(model=self.acc.unwrap_model(self.model).state_dict(), opt=self.opt.state_dict(), epoch=self.epoch, steps=self.steps,
                 history=self.history, best=self.best, rng=torch.get_rng_state(), cuda_rng=cuda_rng, config=self.cfg.to_dict())
 
-# %% ../nbs/30_train.ipynb #b0d144d0
+# %% ../nbs/30_train.ipynb #cf4d2546
 @patch
 def save(self:Run):
     "Write `last.pt` and `history.json`, atomically."
     with atomic_write(self.folder/"last.pt", "wb") as f: torch.save(self.state(), f)
     write_json(self.folder/"history.json", dict(best=self.best, epochs=self.history))
 
-# %% ../nbs/30_train.ipynb #3a955779
+# %% ../nbs/30_train.ipynb #6c32024a
 # settings that do not change the numbers of an epoch
 _may_change = {"out", "resume", "epochs", "max_steps", "workers", "threads", "device", "eval_every"}
 @patch
@@ -215,7 +215,7 @@ def restore(self:Run):
     torch.set_rng_state(s["rng"])
     if s["cuda_rng"] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s["cuda_rng"])
 
-# %% ../nbs/30_train.ipynb #cf4d2546
+# %% ../nbs/30_train.ipynb #b938e88f
 @patch
 def card(self:Run, row:dict)->dict:
     "The card of the model after an epoch."
@@ -225,7 +225,7 @@ def card(self:Run, row:dict)->dict:
                 threshold=row["threshold"], threshold_rule=f"best GT-known on val ({len(self.data['val'])} images)",
                 epoch=row["epoch"], val={k: row[k] for k in ("gt_known", "top1_loc", "top1_cls", "mean_iou")}, config=c.to_dict())
 
-# %% ../nbs/30_train.ipynb #6c32024a
+# %% ../nbs/30_train.ipynb #534bdcd7
 @patch
 def keep_best(self:Run,
               row:dict, # of the epoch, with its val numbers
@@ -236,7 +236,7 @@ def keep_best(self:Run,
     self.best = dict(epoch=self.epoch, score=score)
     save_checkpoint(self.acc.unwrap_model(self.model), self.folder/"best.safetensors", self.card(row))
 
-# %% ../nbs/30_train.ipynb #0b74cd24
+# %% ../nbs/30_train.ipynb #bd88bb71
 @patch
 def one_epoch(self:Run)->dict: # the new row of the history
     "Train an epoch, measure val if it is due, keep the best, save."
@@ -251,13 +251,13 @@ def one_epoch(self:Run)->dict: # the new row of the history
     self.save()
     return row
 
-# %% ../nbs/30_train.ipynb #b938e88f
+# %% ../nbs/30_train.ipynb #bfbf8f80
 @patch
 def finished(self:Run)->bool:
     "Whether epochs or steps are used up."
     return self.epoch >= self.cfg.epochs or bool(self.cfg.max_steps and self.steps >= self.cfg.max_steps)
 
-# %% ../nbs/30_train.ipynb #bd88bb71
+# %% ../nbs/30_train.ipynb #8c55fffb
 def fit(cfg:Config, # everything
         log=print, # called with one line per epoch; None: silent
        )->Run: # the finished run; its folder holds config.yaml, best.safetensors (+ .json), last.pt, history.json, tb/
@@ -276,13 +276,13 @@ def fit(cfg:Config, # everything
                 if isinstance(v, float): tb.add_scalar(k, v, row["epoch"])
     return run
 
-# %% ../nbs/30_train.ipynb #bfbf8f80
+# %% ../nbs/30_train.ipynb #43881429
 def epoch_line(row:dict)->str: # one line of the log
     "An epoch in one line."
     val = f"; val GT-known {row['gt_known']:.1f}, Top-1 Loc {row['top1_loc']:.1f}, Cls {row['top1_cls']:.1f}" if "gt_known" in row else ""
     return f"epoch {row['epoch']}: loss {row['loss']:.3f}, train top-1 {row['top1_train']:.1f}{val}"
 
-# %% ../nbs/30_train.ipynb #c95a8bdc
+# %% ../nbs/30_train.ipynb #b1aa7f6b
 @dataclass
 class EvalConfig(Settings):
     "Settings of an evaluation."
@@ -296,7 +296,7 @@ class EvalConfig(Settings):
     workers:int = setting(0, "processes that load images")
     threads:int = setting(0, "CPU threads (0: PyTorch's choice)")
 
-# %% ../nbs/30_train.ipynb #c6f3dde6
+# %% ../nbs/30_train.ipynb #4acfbec2
 def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     "Model and split of an evaluation. Raises `CheckpointError` if data and model disagree about the classes."
     from lca_md.models import from_card
@@ -309,7 +309,7 @@ def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     device = torch.device("cuda" if cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available()) else "cpu")
     return model.to(device), card, WSOLDataset(records, names, eval_transform(card["img_size"]), card["img_size"], card["box_rule"]), device
 
-# %% ../nbs/30_train.ipynb #b1aa7f6b
+# %% ../nbs/30_train.ipynb #0317f5f5
 def evaluate(cfg:EvalConfig, # what to measure
             )->dict: # "table" (a row per protocol), "floors", "released", "dials", "metrics" (LocalizationMetrics), "card", "dataset", "model"
     "Every protocol's numbers of one checkpoint on one split; written to `out` as metrics.json and scores.npz."
@@ -328,7 +328,7 @@ def evaluate(cfg:EvalConfig, # what to measure
     m.save(out/"scores.npz")
     return dict(result, metrics=m, card=card, dataset=ds, model=model, out=str(out))
 
-# %% ../nbs/30_train.ipynb #4acfbec2
+# %% ../nbs/30_train.ipynb #2eec0ec8
 DIAL_EDGES = (0, .25, .5, .75, 1)
 def dial_table(m:LocalizationMetrics, ds:WSOLDataset, card:dict)->dict: # dial -> rows
     "The metrics in four bins of each SynthBirds dial; empty for other data."
