@@ -1,7 +1,8 @@
 """Boxes of all thresholds: `largest_boxes` beside the plain loop (resize, then threshold + findContours for each threshold), same maps, one thread.
 
-Both sides start from coarse maps and end with identical boxes (compared first); they take turns, and the median of the turns counts. Run `python benchmarks/boxes.py` (about a
-minute); `--images N` and `--turns N` make it shorter or steadier, `--json FILE` writes the numbers, `--maps FILE.npy` measures maps [N, 5, h, w] of your own.
+Both sides start from coarse maps and end with identical boxes (compared first); they take turns, and the median of the turns counts.
+Run `python benchmarks/boxes.py` (about a minute); `--images N` and `--turns N` make it shorter or steadier, `--json FILE` writes the numbers,
+`--maps FILE.npy` also measures maps [N, 5, h, w] of your own.
 """
 import argparse
 import json
@@ -69,7 +70,8 @@ def measure(images, n, turns):
         got = {f: seconds(f, few, thresholds) for f in order}
         pairs.append((got[plain]*1000, got[ours]*1000))
     ratios = [a/b for a, b in pairs]
-    return dict(plain=statistics.median(a for a, _ in pairs), ours=statistics.median(b for _, b in pairs), ratio=statistics.median(ratios), low=min(ratios), high=max(ratios))
+    base, own = (statistics.median(x) for x in zip(*pairs))
+    return dict(plain=base, ours=own, ratio=statistics.median(ratios), low=min(ratios), high=max(ratios))
 
 
 def main():
@@ -85,12 +87,14 @@ def main():
     if a.maps:
         kinds[a.maps.stem] = np.load(a.maps, allow_pickle=False).astype(float)[:a.images]
         rows += [(a.maps.stem, 100, 8, 20), (a.maps.stem, 1000, 60, 60)]
-    print(f"one thread, {TOP} maps an image, resize to {SIDE} x {SIDE} included, median of {a.turns} turns; walking in {'machine code (numba)' if _compiled() else 'OpenCV (no numba)'}\n")
+    how = "walking in machine code (numba)" if _compiled() else "tracing with OpenCV (no numba here)"
+    print(f"one thread, {TOP} maps an image, resize to {SIDE} x {SIDE} included, median of {a.turns} turns; {how}\n")
     print("| maps | thresholds | plain loop | ours | times faster (lowest .. highest turn) | must | goal |\n|---|---:|---:|---:|---:|---:|---:|")
     results = []
     for kind, n, must, goal in rows:
         r = measure(kinds[kind], n, a.turns)
-        print(f"| {kind} | {n} | {r['plain']:.1f} ms/img | {r['ours']:.2f} | {r['ratio']:.1f} ({r['low']:.1f} .. {r['high']:.1f}) | {must} | {goal} |", flush=True)
+        times = f"{r['ratio']:.1f} ({r['low']:.1f} .. {r['high']:.1f})"
+        print(f"| {kind} | {n} | {r['plain']:.1f} ms/img | {r['ours']:.2f} | {times} | {must} | {goal} |", flush=True)
         results.append(dict(kind=kind, thresholds=n, must=must, goal=goal, **r))
     if a.json: a.json.write_text(json.dumps(results, indent=1) + "\n")
 

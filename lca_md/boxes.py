@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LARGE_SWEEP', 'to_numpy', 'finite_maps', 'resize_maps', 'normalize_map', 'to_levels', 'map_levels', 'cut_level',
-           'trace', 'enclose', 'largest_box', 'largest_boxes', 'all_boxes', 'box_area', 'box_iou', 'best_iou']
+           'trace', 'enclose', 'largest_box', 'largest_boxes', 'all_boxes', 'box_area', 'box_overlap', 'box_iou',
+           'best_iou']
 
 # %% ../nbs/20_boxes.ipynb #45e24733
 from functools import cache
@@ -71,15 +72,17 @@ def map_levels(maps, # [..., h, w] tensor or array, any finite values
                size:int|tuple[int, int]=224, # side, or (height, width), in pixels
               )->np.ndarray: # [..., H, W] uint8
     "`to_levels(normalize_map(resize_maps(maps, size)))` in one step. Raises `DataError` on NaN."
-    big = resize_maps(maps, size)
-    out = np.zeros(big.shape, dtype=np.uint8)
-    for b, levels in zip(big.reshape(-1, *big.shape[-2:]), out.reshape(-1, *big.shape[-2:])):
-        low, high = b.min(), b.max()
+    maps = finite_maps(maps)
+    H, W = (size, size) if isinstance(size, int) else size
+    out = np.zeros((*maps.shape[:-2], H, W), dtype=np.uint8)
+    for m, levels in zip(maps.reshape(-1, *maps.shape[-2:]), out.reshape(-1, H, W)):
+        big = cv2.resize(m, (W, H), interpolation=cv2.INTER_LINEAR)
+        low, high = big.min(), big.max()
         if high == low: continue
-        b -= low
-        b /= high - low
-        b *= 255
-        levels[:] = b
+        np.subtract(big, low, out=big)
+        np.divide(big, high - low, out=big)
+        np.multiply(big, 255, out=big)
+        levels[:] = big
     return out
 
 # %% ../nbs/20_boxes.ipynb #33e990c2
@@ -244,16 +247,23 @@ def box_area(boxes, # [..., 4] xyxy, both corners inside
     return (b[..., 2] - b[..., 0] + 1) * (b[..., 3] - b[..., 1] + 1)
 
 # %% ../nbs/20_boxes.ipynb #89237e8d
+def box_overlap(a, # [N, 4] xyxy, inclusive pixels
+                b, # [M, 4] xyxy, inclusive pixels
+               )->np.ndarray: # [N, M] float64, pixels
+    "Pixels that every pair of boxes shares."
+    a, b = (to_numpy(x).astype(np.float64).reshape(-1, 4) for x in (a, b))
+    return (np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2]) + 1).clip(0).prod(-1)
+
+# %% ../nbs/20_boxes.ipynb #c4c2b383
 def box_iou(a, # [N, 4] xyxy, inclusive pixels
             b, # [M, 4] xyxy, inclusive pixels
            )->np.ndarray: # [N, M] float64 in [0, 1]
     "Intersection over union of every pair of boxes, counted in pixels."
-    a, b = (to_numpy(x).astype(np.float64).reshape(-1, 4) for x in (a, b))
-    size = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2]) + 1
-    shared = size.clip(0).prod(-1)
+    a, b = (to_numpy(x).reshape(-1, 4) for x in (a, b))
+    shared = box_overlap(a, b)
     return shared / (box_area(a)[:, None] + box_area(b)[None] - shared)
 
-# %% ../nbs/20_boxes.ipynb #965cfaeb
+# %% ../nbs/20_boxes.ipynb #c02af450
 def best_iou(boxes, # [..., 4] xyxy
              truth, # [n, 4] xyxy, the true boxes of the image (n may be 0)
             )->np.ndarray: # [...] float64
