@@ -112,7 +112,7 @@ def miss_kind(boxes, # [T, 4] predicted
 # %% ../nbs/21_metrics.ipynb #78ff50c5
 @patch
 def _score(self:LocalizationMetrics, maps, classes, boxes, mask):
-    "One image: IoU [1+k, T] of each class's box with the truth, of all contours of the first class's map [T], that map's pixel counts, its misses [T]."
+    "One image: IoU [1+k, T] of each class's box with the truth, and for the first class's map: all contours' best [T], pixel counts, misses [T]."
     names, first, back = np.unique(classes, return_index=True, return_inverse=True)
     scaled = None if mask is None else normalize_map(resize_maps(maps[first], self.size))
     levels = map_levels(maps[first], self.size) if mask is None else to_levels(scaled)
@@ -193,14 +193,14 @@ def _column(self:LocalizationMetrics, protocol):
         raise LcaError(f"the threshold {protocol.threshold} was not swept; the nearest that was is {self.thresholds[i]:.4g}")
     return i
 
-# %% ../nbs/21_metrics.ipynb #8ef2ad4f
+# %% ../nbs/21_metrics.ipynb #87e4f8c3
 @patch
 def classification(self:LocalizationMetrics)->dict: # percent
     "Top-1 and top-5 accuracy."
     right, n = self._get("top") == self._get("label")[:, None], len(self)
     return {f"top{k}_cls": float(100 * right[:, :k].any(1).sum() / n) for k in (1, 5) if k <= self.keep}
 
-# %% ../nbs/21_metrics.ipynb #ca6ae673
+# %% ../nbs/21_metrics.ipynb #80e750ca
 @patch
 def _per_image(self:LocalizationMetrics, map):
     "Every metric as a matrix [N, T]: its mean over images is its value at each threshold."
@@ -211,7 +211,7 @@ def _per_image(self:LocalizationMetrics, map):
     if self.multi and map == "gt": out |= {f"maxboxaccv2_{round(100*d)}": self._get("multi") >= np.float32(d) for d in IOUS}
     return {"mean_iou": iou, **out}
 
-# %% ../nbs/21_metrics.ipynb #87e4f8c3
+# %% ../nbs/21_metrics.ipynb #5c963afb
 @patch
 def _values(self:LocalizationMetrics, protocol, rows=slice(None), matrices=None):
     i = self._column(protocol)
@@ -224,7 +224,7 @@ def _values(self:LocalizationMetrics, protocol, rows=slice(None), matrices=None)
         if three: out[f"{name}_mean"] = float(np.mean(three))
     return out
 
-# %% ../nbs/21_metrics.ipynb #ebd5c7f7
+# %% ../nbs/21_metrics.ipynb #5b4f50cd
 @patch
 def compute(self:LocalizationMetrics,
             protocol:Protocol|str=Protocol(), # or "released": the 28 values of the released evaluation code
@@ -241,14 +241,14 @@ def compute(self:LocalizationMetrics,
     pixel_iou = self.pixel_iou()
     return out | dict(pxap=self.pxap(), pixel_iou=float(pixel_iou.max() if i is None else pixel_iou[i]))
 
-# %% ../nbs/21_metrics.ipynb #dce6d3a5
+# %% ../nbs/21_metrics.ipynb #76a837f3
 @patch
 def hits(self:LocalizationMetrics, protocol:Protocol=Protocol(), iou:float=.5)->np.ndarray: # [N] bool
     "Which images are found under a protocol."
     i = self._column(protocol)
     return self.best_ious(protocol.map)[:, self.curve(protocol.map, iou).argmax() if i is None else i] >= np.float32(iou)
 
-# %% ../nbs/21_metrics.ipynb #d9b75e86
+# %% ../nbs/21_metrics.ipynb #41f029b1
 def bootstrap_interval(values, # [N] one number (or hit) per image
                        level:float=.95, # coverage
                        n:int=1000, # resamples
@@ -259,7 +259,7 @@ def bootstrap_interval(values, # [N] one number (or hit) per image
     means = np.array([rng.choice(values, len(values)).mean() for _ in range(n)])
     return tuple(float(q) for q in np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
 
-# %% ../nbs/21_metrics.ipynb #41f029b1
+# %% ../nbs/21_metrics.ipynb #a86dac93
 @patch
 def _count_pixels(self:LocalizationMetrics, scores, mask):
     "Object and background pixels in each score bin, [2, T+3]."
@@ -268,28 +268,28 @@ def _count_pixels(self:LocalizationMetrics, scores, mask):
     edges = np.concatenate([[-1], self.thresholds, [1, 2, 3]])
     return np.stack([np.histogram(scores[mask == kind], edges)[0] for kind in (1, 0)])
 
-# %% ../nbs/21_metrics.ipynb #5be58410
+# %% ../nbs/21_metrics.ipynb #91de157f
 @patch
 def _pixel_counts(self:LocalizationMetrics):
     "Object and background pixels that score at least each threshold, [T+2] each, and the number of object pixels."
     inside, outside = self.pixels[:, ::-1].cumsum(1)[:, ::-1]
     return inside[1:], outside[1:], inside[0]
 
-# %% ../nbs/21_metrics.ipynb #5264454f
+# %% ../nbs/21_metrics.ipynb #fde6aa63
 @patch
 def pxap(self:LocalizationMetrics)->float: # percent
     "Area under the precision-recall curve of pixels (PxAP; Choe et al., CVPR 2020)."
     tp, fp, n = (x[::-1] if np.ndim(x) else x for x in self._pixel_counts())
     return float(100 * (tp / np.maximum(tp + fp, 1))[1:] @ np.diff(tp / max(n, 1)))
 
-# %% ../nbs/21_metrics.ipynb #3f2c7e56
+# %% ../nbs/21_metrics.ipynb #c47b7345
 @patch
 def pixel_iou(self:LocalizationMetrics)->np.ndarray: # [T] percent
     "Intersection over union of all object pixels with all pixels at or above each threshold."
     tp, fp, n = self._pixel_counts()
     return 100 * (tp / np.maximum(n + fp, 1))[:len(self.thresholds)]
 
-# %% ../nbs/21_metrics.ipynb #2867d68d
+# %% ../nbs/21_metrics.ipynb #bcee2c26
 @patch
 def _released(self:LocalizationMetrics):
     "The released evaluation, number for number; note what it calls GT-Known."
@@ -305,7 +305,7 @@ def _released(self:LocalizationMetrics):
         out |= {f"{kind}_optThred_thr_{100*d:.2f}_top-{k}": counts[d, k].argmax() * .01 for d in IOUS for k in tops}
     return {k: float(v) for k, v in out.items()}
 
-# %% ../nbs/21_metrics.ipynb #badc9518
+# %% ../nbs/21_metrics.ipynb #57a356dd
 @patch
 def table(self:LocalizationMetrics,
           val_threshold=None, # a threshold, {"gt": ..., "pred": ...}, or the val split's LocalizationMetrics to choose it from
@@ -322,13 +322,13 @@ def table(self:LocalizationMetrics,
         rows += [self.compute(Protocol(m, r, t, split)) for r, t in rules if t is not None or r == "oracle"]
     return rows
 
-# %% ../nbs/21_metrics.ipynb #57a356dd
+# %% ../nbs/21_metrics.ipynb #06881586
 @patch
 def _fixed(self:LocalizationMetrics, p):
     "The protocol with an oracle's threshold spelled out (chosen once, on all images)."
     return Protocol(p.map, "fixed", float(self.thresholds[self.curve(p.map).argmax()]), p.split) if p.rule == "oracle" else p
 
-# %% ../nbs/21_metrics.ipynb #2a558084
+# %% ../nbs/21_metrics.ipynb #2dcc9814
 @patch
 def _groups(self:LocalizationMetrics, protocol, groups):
     "One row of metrics for each (description, images [N] bool)."
@@ -339,7 +339,7 @@ def _groups(self:LocalizationMetrics, protocol, groups):
         return dict(protocol=str(protocol), **about, images=int(rows.sum()), **got)
     return [row(*g) for g in groups]
 
-# %% ../nbs/21_metrics.ipynb #bf6c858c
+# %% ../nbs/21_metrics.ipynb #2e0298da
 @patch
 def by(self:LocalizationMetrics,
        values, # [N] one number per image, in the order of the updates (a dial, the box area, ...)
@@ -353,14 +353,14 @@ def by(self:LocalizationMetrics,
     inside = (values >= edges[0]) & (values <= edges[-1])
     return self._groups(protocol, [(dict(low=float(a), high=float(b)), inside & (bins == i)) for i, (a, b) in enumerate(zip(edges[:-1], edges[1:]))])
 
-# %% ../nbs/21_metrics.ipynb #2dcc9814
+# %% ../nbs/21_metrics.ipynb #87ec478c
 SIZE_EDGES = (0, .05, .1, .2, .3, .5, 1)  # of the image's area
 @patch
 def by_size(self:LocalizationMetrics, protocol:Protocol=Protocol(), edges=SIZE_EDGES)->list[dict]: # rows as of `by`
     "The metrics by the area of the (largest) true box, as a fraction of the image."
     return self.by(self._get("area"), edges, protocol)
 
-# %% ../nbs/21_metrics.ipynb #87ec478c
+# %% ../nbs/21_metrics.ipynb #9f32379d
 @patch
 def per_class(self:LocalizationMetrics,
               protocol:Protocol=Protocol(), # an oracle's threshold is chosen once, on all images
@@ -371,7 +371,7 @@ def per_class(self:LocalizationMetrics,
     named = lambda k: str(k) if names is None else str(names[k])
     return self._groups(protocol, [({"class": named(k)}, label == k) for k in np.unique(label)])
 
-# %% ../nbs/21_metrics.ipynb #9f32379d
+# %% ../nbs/21_metrics.ipynb #442805c9
 @patch
 def errors(self:LocalizationMetrics, protocol:Protocol=Protocol())->dict: # "protocol", then percent of all images; they add up to 100
     "What happened to each image: Top-1 Loc right, classification wrong, or the box multi-instance, part, more, wrong (TS-CAM's taxonomy)."
@@ -380,7 +380,7 @@ def errors(self:LocalizationMetrics, protocol:Protocol=Protocol())->dict: # "pro
     out = {"right": right & (kind == 0), "classification": ~right, **{k: right & (kind == i) for i, k in enumerate(MISSES) if i}}
     return dict(protocol=str(protocol)) | {k: 100 * float(v.mean()) for k, v in out.items()}
 
-# %% ../nbs/21_metrics.ipynb #3a858c9a
+# %% ../nbs/21_metrics.ipynb #3a3b1ce6
 @patch
 def failures(self:LocalizationMetrics,
              n:int=12, # at most
@@ -391,7 +391,7 @@ def failures(self:LocalizationMetrics,
     worst = np.argsort(iou, kind="stable")[:n]
     return worst[iou[worst] < np.float32(.5)]
 
-# %% ../nbs/21_metrics.ipynb #897370dc
+# %% ../nbs/21_metrics.ipynb #d872d96e
 @patch
 def iou_curve(self:LocalizationMetrics,
               protocol:Protocol=Protocol(), # an oracle's threshold is the one that is best at IoU 0.5
@@ -401,7 +401,7 @@ def iou_curve(self:LocalizationMetrics,
     iou = self.best_ious(protocol.map)[:, self._column(self._fixed(protocol))]
     return 100 * (iou[:, None] >= np.float32(ious)).mean(0)
 
-# %% ../nbs/21_metrics.ipynb #76c4a2d5
+# %% ../nbs/21_metrics.ipynb #66dc9546
 @patch
 def intervals(self:LocalizationMetrics,
               protocol:Protocol=Protocol(),
@@ -421,7 +421,7 @@ def intervals(self:LocalizationMetrics,
     tails = (50 - level / 2, 50 + level / 2)
     return {k: tuple(100 * float(v) for v in np.percentile(np.concatenate(x), tails)) for k, x in got.items()}
 
-# %% ../nbs/21_metrics.ipynb #6d4458fb
+# %% ../nbs/21_metrics.ipynb #5b81fe57
 def score_boxes(predicted, # [N, 4] or [4] xyxy
                 truth, # per image [n, 4] xyxy
                )->dict: # percent
@@ -431,7 +431,7 @@ def score_boxes(predicted, # [N, 4] or [4] xyxy
     acc = {f"maxboxacc_{round(100*d)}": 100 * float((iou >= d).mean()) for d in IOUS}
     return dict(gt_known=acc["maxboxacc_50"], **acc, maxboxacc_mean=float(np.mean(list(acc.values()))), mean_iou=100 * float(iou.mean()))
 
-# %% ../nbs/21_metrics.ipynb #66dc9546
+# %% ../nbs/21_metrics.ipynb #dc854e9d
 def whole_image_baseline(boxes, # per image [n, 4] int xyxy in network pixels
                          size:int|tuple[int, int]=224,
                         )->dict: # "name" and percentages
@@ -439,7 +439,7 @@ def whole_image_baseline(boxes, # per image [n, 4] int xyxy in network pixels
     H, W = (size, size) if isinstance(size, int) else size
     return dict(name="whole image", **score_boxes([0, 0, W - 1, H - 1], boxes))
 
-# %% ../nbs/21_metrics.ipynb #f331c670
+# %% ../nbs/21_metrics.ipynb #8335f8a9
 def centred_box(fraction:float, # of the image's sides, in (0, 1]
                 size:int|tuple[int, int]=224,
                )->np.ndarray: # [4] int xyxy
@@ -448,7 +448,7 @@ def centred_box(fraction:float, # of the image's sides, in (0, 1]
     low = np.round(side * (1 - fraction) / 2).astype(int)
     return np.concatenate([low, side - 1 - low])
 
-# %% ../nbs/21_metrics.ipynb #0fd077b4
+# %% ../nbs/21_metrics.ipynb #d4fd1c54
 def best_centred_baseline(val_boxes, # per val image [n, 4]: the side is chosen on these
                           test_boxes, # per test image [n, 4]: the score is reported on these
                           size:int|tuple[int, int]=224,
@@ -460,7 +460,7 @@ def best_centred_baseline(val_boxes, # per val image [n, 4]: the side is chosen 
     f = float(fractions[max(range(len(val)), key=lambda i: (val[i]["gt_known"], val[i]["mean_iou"]))])
     return dict(name=f"best centred box (side {f:.2f}, chosen on val)", fraction=round(f, 6), **score_boxes(centred_box(f, size), test_boxes))
 
-# %% ../nbs/21_metrics.ipynb #8335f8a9
+# %% ../nbs/21_metrics.ipynb #000c9faa
 @patch
 def state_dict(self:LocalizationMetrics)->dict: # name -> array
     "Everything collected, as plain arrays."
@@ -468,7 +468,7 @@ def state_dict(self:LocalizationMetrics)->dict: # name -> array
     settings = dict(size=np.array(self.size), thresholds=self.thresholds, keep=np.array(self.keep), use_multi=np.array(self.multi))
     return dict(**settings, pixels=self.pixels, **{f"row_{k}": self._get(k) for k in names})
 
-# %% ../nbs/21_metrics.ipynb #d4fd1c54
+# %% ../nbs/21_metrics.ipynb #51f27c4c
 @patch
 def load_state_dict(self:LocalizationMetrics, state:dict)->LocalizationMetrics:
     "Become what `state_dict` described."
@@ -478,7 +478,7 @@ def load_state_dict(self:LocalizationMetrics, state:dict)->LocalizationMetrics:
     self._rows = [row] if row else []
     return self
 
-# %% ../nbs/21_metrics.ipynb #91aeb49e
+# %% ../nbs/21_metrics.ipynb #50be10a5
 @patch
 def merge(self:LocalizationMetrics,
           other:LocalizationMetrics, # measured elsewhere, on other images, with the same settings
@@ -492,7 +492,7 @@ def merge(self:LocalizationMetrics,
     self.pixels = self.pixels + other.pixels
     return self
 
-# %% ../nbs/21_metrics.ipynb #3ad537de
+# %% ../nbs/21_metrics.ipynb #c13156b4
 @patch
 def save(self:LocalizationMetrics,
          path:str|Path, # .npz file, replaced atomically
@@ -500,7 +500,7 @@ def save(self:LocalizationMetrics,
     "Write everything collected; `LocalizationMetrics.load` reads it back."
     with atomic_write(path, "wb") as f: np.savez_compressed(f, **self.state_dict())
 
-# %% ../nbs/21_metrics.ipynb #27d74d37
+# %% ../nbs/21_metrics.ipynb #a52ca6ff
 @patch(cls_method=True)
 def load(cls:LocalizationMetrics, path:str|Path)->LocalizationMetrics:
     "Read what `save` wrote. Raises `DataError` if the file is damaged."
@@ -509,7 +509,7 @@ def load(cls:LocalizationMetrics, path:str|Path)->LocalizationMetrics:
     except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as e:
         raise DataError(f"{path} is not a file that LocalizationMetrics.save wrote ({e})") from e
 
-# %% ../nbs/21_metrics.ipynb #50be10a5
+# %% ../nbs/21_metrics.ipynb #667ad2c3
 @patch
 def gather(self:LocalizationMetrics)->LocalizationMetrics: # self
     "Merge what all processes of `torch.distributed` collected, in the order of their ranks; alone, nothing happens."
@@ -521,7 +521,7 @@ def gather(self:LocalizationMetrics)->LocalizationMetrics: # self
     for s in states: self.merge(LocalizationMetrics().load_state_dict(s))
     return self
 
-# %% ../nbs/21_metrics.ipynb #0179587b
+# %% ../nbs/21_metrics.ipynb #a79f0e84
 class MapFolder:
     "A folder of `.npy` maps, read when needed. Raises `DataError` naming the file that is missing or damaged."
     def __init__(self, folder:str|Path): # searched with its subfolders
@@ -534,7 +534,7 @@ class MapFolder:
     def batch(self, names): # something that `LocalizationMetrics.update` takes as its maps
         return _MapBatch([self._open(n) for n in names])
 
-# %% ../nbs/21_metrics.ipynb #a4864d62
+# %% ../nbs/21_metrics.ipynb #3fd9b527
 @patch
 def _open(self:MapFolder, name):
     path = self.files.get(Path(name).stem)

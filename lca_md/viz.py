@@ -365,9 +365,10 @@ def size_reliability(rows:dict, # method -> rows of `LocalizationMetrics.by_size
         x = np.array([50 * (r["low"] + r["high"]) for r in seen]) + .6 * (i - (len(rows) - 1) / 2)
         y = np.array([r[metric] for r in seen])
         low, high = _wilson(y, np.array([r["images"] for r in seen]))
-        ax.errorbar(x, y, [np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt="o-", ms=5, lw=1.4, elinewidth=1, capsize=2, color=method_color(name, i), label=name)
+        bars = np.maximum([y - low, high - y], 0)
+        ax.errorbar(x, y, bars, fmt="o-", ms=5, lw=1.4, elinewidth=1, capsize=2, color=method_color(name, i), label=name)
     for r in next(iter(rows.values())):
-        if r["images"]: ax.annotate(f"n = {r['images']}", (50 * (r["low"] + r["high"]), 0), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7, color=MUTED)
+        if r["images"]: ax.text(50 * (r["low"] + r["high"]), 1, f"n = {r['images']}", ha="center", va="bottom", fontsize=7, color=MUTED)
     ax.set(ylim=(0, 105), xlim=(0, None), xlabel=xlabel, ylabel=ylabel)
     ax.grid(axis="y")
     ax.legend(loc="upper left", bbox_to_anchor=(0, 1.17), ncols=3, borderpad=0)
@@ -403,7 +404,7 @@ def show_failures(images, # pictures, the worst first
                  )->Picture:
     "A grid of missed images, each with its map, box, IoU, and the true box."
     cols = max(1, min(cols, len(images)))
-    rows, side = max(1, -(-len(images) // cols)), min(7.2 / cols, 2.2)
+    rows, side = max(1, -(-len(images) // cols)), min(7.2 / cols, 1.8)
     fig, axes = subplots(rows, cols, size=(side * cols, rows * (side + (.2 if titles is not None else .03))), squeeze=False)
     for ax in axes.flat: _bare(ax)
     for i, (ax, image) in enumerate(zip(axes.flat, images)):
