@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastcore.basics import patch
 from tqdm import tqdm
 
 from .core import Config, ConfigError, LcaError, Settings
@@ -91,36 +92,46 @@ class Follower(threading.Thread):
         super().__init__(daemon=True)
         self.path, self.out, self.every, self.done = Path(path), out or sys.stderr, every, threading.Event()
         self.desc, self.bar, self.said, self.start_time, self.offset = None, None, 0., 0., 0
-    def run(self):
-        "Show what arrives until `done` is set."
-        while not self.done.wait(.2): self.read()
-        self.read()
-        if self.bar is not None: self.bar.close()
-    def read(self):
-        "Show what was appended since the last call."
-        if not self.path.exists(): return
-        with open(self.path) as f:
-            f.seek(self.offset)
-            lines = [l for l in f if l.endswith("\n")]
-        self.offset += sum(len(l.encode()) for l in lines)
-        for l in lines: self.show(**json.loads(l))
-    def show(self, desc, n, total, note=""):
-        "Show one step of a task."
-        if desc != self.desc: self.begin(desc, total)
-        if self.bar is not None:
-            self.bar.set_postfix_str(note, refresh=False)
-            self.bar.update(n - self.bar.n)
-        elif n >= total or time.time() - self.said > self.every:
-            self.said, took = time.time(), time.time() - self.start_time
-            left = f", about {took/max(n, 1)*(total - n):.0f} s left" if 0 < n < total else ""
-            print(f"  {desc}: {n}/{total} {note}{left}", file=self.out, flush=True)
-    def begin(self, desc, total):
-        "Start a new task."
-        if self.bar is not None: self.bar.close()
-        self.desc, self.start_time, self.said = desc, time.time(), time.time()
-        self.bar = tqdm(total=total, desc=desc, file=self.out) if self.out.isatty() else None
 
-# %% ../nbs/32_runs.ipynb #831a2c8b
+# %% ../nbs/32_runs.ipynb #9d96e930
+@patch
+def run(self:Follower):
+    "Show what arrives until `done` is set."
+    while not self.done.wait(.2): self.read()
+    self.read()
+    if self.bar is not None: self.bar.close()
+@patch
+def read(self:Follower):
+    "Show what was appended since the last call."
+    if not self.path.exists(): return
+    with open(self.path) as f:
+        f.seek(self.offset)
+        lines = [l for l in f if l.endswith("\n")]
+    self.offset += sum(len(l.encode()) for l in lines)
+    for l in lines: self.show(**json.loads(l))
+
+# %% ../nbs/32_runs.ipynb #7989d168
+@patch
+def show(self:Follower, desc, n, total, note=""):
+    "Show one step of a task."
+    if desc != self.desc: self.begin(desc, total)
+    if self.bar is not None:
+        self.bar.set_postfix_str(note, refresh=False)
+        self.bar.update(n - self.bar.n)
+    elif n >= total or time.time() - self.said > self.every:
+        self.said, took = time.time(), time.time() - self.start_time
+        left = f", about {took/max(n, 1)*(total - n):.0f} s left" if 0 < n < total else ""
+        print(f"  {desc}: {n}/{total} {note}{left}", file=self.out, flush=True)
+
+# %% ../nbs/32_runs.ipynb #5c258580
+@patch
+def begin(self:Follower, desc, total):
+    "Start a new task."
+    if self.bar is not None: self.bar.close()
+    self.desc, self.start_time, self.said = desc, time.time(), time.time()
+    self.bar = tqdm(total=total, desc=desc, file=self.out) if self.out.isatty() else None
+
+# %% ../nbs/32_runs.ipynb #021832ee
 def execute(name:str, # run notebook
             params:dict, # its parameters
             out:str|Path, # folder for the executed notebook
@@ -147,7 +158,7 @@ def execute(name:str, # run notebook
     return target
 LCA_ERRORS = {"LcaError", "ConfigError", "DataError", "CheckpointError", "ImageError"}
 
-# %% ../nbs/32_runs.ipynb #a82c0e14
+# %% ../nbs/32_runs.ipynb #27ffe180
 def to_html(path:str|Path, # an executed notebook
            )->Path: # the page beside it
     "Write a notebook as a single HTML page."

@@ -68,7 +68,7 @@ def eigen_response(w:np.ndarray, # eigenvalues of A
     "What `k` Newton-Schulz steps from `alpha * A` make of an eigenvalue `w` of a symmetric `A`."
     w = np.asarray(w, np.float64)
     safe = np.where(w == 0, 1, w)
-    return np.where(w == 0, 0., (1 - (1 - alpha*w**2)**(2**k))/safe)
+    with np.errstate(over="ignore"): return np.where(w == 0, 0., (1 - (1 - alpha*w**2)**(2**k))/safe)  # inf where it diverges
 
 # %% ../nbs/14_ssfm.ipynb #0bfb87d0
 MARGIN = 1e-3 # how far below 2 alpha * wmax^2 is kept

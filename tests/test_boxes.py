@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lca_md.boxes import all_boxes, best_iou, box_iou, largest_boxes, normalize_map, resize_maps, to_levels
+from lca_md import boxes as B
+from lca_md.boxes import all_boxes, best_iou, box_iou, box_overlap, largest_boxes, map_levels, normalize_map, resize_maps, to_levels
 from lca_md.core import DataError, LcaError
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "evaluation.npz")
@@ -65,6 +66,38 @@ def test_equal_to_plain_loop_any_map(levels, thresholds):
     np.testing.assert_array_equal(largest_boxes(levels[None], thresholds)[0], plain_boxes(levels, thresholds))
 
 
+@settings(max_examples=300, deadline=None)
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.sampled_from([0, 1, 2, 127, 128, 254, 255])))
+def test_walking_equals_tracing(levels):
+    "Both ways to sweep, at every level that the map has; the walk as written, not compiled."
+    cuts = np.unique(levels)[:-1].astype(int)
+    if not len(cuts): return
+    want = [B.largest_box(levels, level) for level in cuts]
+    np.testing.assert_array_equal(B._by_walking(levels, cuts, B._walk), want)
+    np.testing.assert_array_equal(B._by_tracing(levels, cuts), want)
+
+
+def test_compiled_walk_equals_tracing():
+    pytest.importorskip("numba")
+    walk, rng = B._compiled(), np.random.default_rng(0)
+    for m in [*map_levels(gt_maps()[:4]), *map_levels(rng.random((4, 14, 14)), (96, 120)), rng.integers(0, 256, (40, 33), dtype=np.uint8)]:
+        cuts = np.arange(m.max())
+        np.testing.assert_array_equal(B._by_walking(m, cuts, walk), B._by_tracing(m, cuts))
+
+
+def test_without_numba_the_same_boxes(monkeypatch):
+    levels = map_levels(gt_maps()[:6])
+    monkeypatch.setattr(B, "_compiled", lambda: None)
+    np.testing.assert_array_equal(largest_boxes(levels, GOLDEN["thresholds"]), GOLDEN["gtclass_boxes"][:6])
+
+
+@settings(max_examples=50, deadline=None)
+@given(hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=3, max_side=9), elements=st.floats(-1e6, 1e6)),
+       st.integers(1, 20), st.integers(1, 20))
+def test_levels_in_one_step(maps, H, W):
+    np.testing.assert_array_equal(map_levels(maps, (H, W)), to_levels(normalize_map(resize_maps(maps, (H, W)))))
+
+
 def test_thousand_thresholds():
     levels = to_levels(normalize_map(resize_maps(gt_maps()[:2])))
     thresholds = np.linspace(0, 1, 1000, endpoint=False)
@@ -90,7 +123,7 @@ def test_single_pixel():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_broken_map_is_refused(bad):
     maps = np.zeros((3, 14, 14)); maps[2, 0, 0] = bad
-    for f in (normalize_map, resize_maps, to_levels, lambda m: largest_boxes(m, [.5])):
+    for f in (normalize_map, resize_maps, to_levels, map_levels, lambda m: largest_boxes(m, [.5])):
         with pytest.raises(DataError, match=r"map 2\): such a map has no box"): f(maps)
 
 
@@ -109,3 +142,4 @@ def test_iou_counts_pixels():
         return m
     want = [[(pixels(a) & pixels(b)).sum() / (pixels(a) | pixels(b)).sum() for b in boxes[:20]] for a in boxes[20:]]
     np.testing.assert_allclose(box_iou(boxes[20:], boxes[:20]), want, rtol=1e-15)
+    np.testing.assert_array_equal(box_overlap(boxes[20:], boxes[:20]), [[(pixels(a) & pixels(b)).sum() for b in boxes[:20]] for a in boxes[20:]])

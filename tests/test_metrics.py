@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lca_md.core import DataError, LcaError
-from lca_md.metrics import THRESHOLDS, LocalizationMetrics, Protocol, best_centred_baseline, top_classes, whole_image_baseline
+from lca_md.metrics import (MISSES, THRESHOLDS, LocalizationMetrics, MapFolder, Protocol, best_centred_baseline, miss_kind, top_classes,
+                            whole_image_baseline)
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "evaluation.npz")
 TRUTH = [b[b[:, 0] >= 0] for b in GOLDEN["gt_boxes"]]
@@ -161,3 +162,104 @@ def test_other_refusals(forty, tmp_path):
     (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 not really")
     for f in ("x.npz", "missing.npz"):
         with pytest.raises(DataError, match=f): LocalizationMetrics.load(tmp_path / f)
+
+
+def test_taxonomy_equals_the_definitions_written_out():
+    rng = np.random.default_rng(0)
+    def area(b): return max(0, b[2] - b[0] + 1) * max(0, b[3] - b[1] + 1)
+    def shared(a, b): return area([max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])])
+    seen = set()
+    for _ in range(400):
+        truth = np.sort(rng.integers(0, 40, (rng.integers(1, 4), 2, 2)), axis=1).reshape(-1, 4)
+        box = np.sort(rng.integers(0, 40, (2, 2)), axis=0).reshape(4)
+        iog, iop = [shared(box, t) / area(t) for t in truth], [shared(box, t) / area(box) for t in truth]
+        iou = max(shared(box, t) / (area(box) + area(t) - shared(box, t)) for t in truth)
+        kind = 0 if iou >= .5 else 1 if sum(v > .3 for v in iog) > 1 else 2 if max(iop) > .5 else 3 if max(iog) > .7 else 4
+        assert miss_kind([box], truth) == [kind]
+        seen.add(kind)
+    assert seen == set(range(len(MISSES)))
+
+
+@pytest.mark.parametrize("protocol", [Protocol("gt", "fixed", .3), Protocol("gt", "oracle"), Protocol("pred", "val", .12)], ids=str)
+def test_errors_add_up(forty, protocol):
+    got, same = forty.errors(protocol), forty._fixed(protocol)
+    assert abs(sum(v for k, v in got.items() if k != "protocol") - 100) < 1e-9
+    assert abs(got["right"] - forty.compute(same)["top1_loc"]) < 1e-9
+    assert abs(got["classification"] - (100 - forty.classification()["top1_cls"])) < 1e-9
+
+
+def test_classes_and_sizes_add_up(forty):
+    p = Protocol("gt", "fixed", .3)
+    whole = forty.compute(p)
+    for rows in (forty.per_class(p), forty.by_size(p)):
+        rows = [r for r in rows if r["images"]]
+        assert sum(r["images"] for r in rows) == 40
+        for k in ("gt_known", "top1_loc", "mean_iou", "top1_cls"):
+            assert abs(sum(r["images"] * r[k] for r in rows) / 40 - whole[k]) < 1e-9
+    area = [max((b[:, 2] - b[:, 0] + 1) * (b[:, 3] - b[:, 1] + 1)) / 224**2 for b in TRUTH]
+    assert [r["images"] for r in forty.by_size(p)] == [r["images"] for r in forty.by(area, (0, .05, .1, .2, .3, .5, 1), p)]
+
+
+def test_iou_curve_and_failures(forty):
+    p = Protocol("gt", "fixed", .3)
+    np.testing.assert_allclose(forty.iou_curve(p, (.3, .5, .7)), [forty.compute(p)[f"maxboxacc_{k}"] for k in (30, 50, 70)])
+    worst, iou = forty.failures(40, p), forty.best_ious()[:, 30]
+    assert len(worst) == (iou < .5).sum() and (np.diff(iou[worst]) >= 0).all()
+
+
+def test_intervals(forty):
+    for p in (Protocol("gt", "fixed", .3), Protocol("gt", "oracle")):
+        got, value = forty.intervals(p), forty.compute(p)
+        assert got == forty.intervals(p) != forty.intervals(p, seed=1)
+        assert all(0 <= low <= value[k] <= high <= 100 for k, (low, high) in got.items())
+    wide, narrow = forty.intervals(p, level=99)["gt_known"], forty.intervals(p, level=50)["gt_known"]
+    assert wide[0] <= narrow[0] <= narrow[1] <= wide[1]
+    sure = LocalizationMetrics(keep=1)
+    sure.update(np.kron([[1, 0], [0, 0]], np.ones((7, 7)))[None, None], np.ones((1, 1)), [0], [np.array([[0, 0, 111, 111]])])
+    assert sure.intervals(Protocol("gt", "fixed", .5))["gt_known"] == (100, 100)
+
+
+def test_each_misreading_moves_the_number(forty):
+    "A threshold for each image >= the test split's own >= one chosen elsewhere; and the predicted class's map is another number."
+    held_out = measure(slice(0, 15)).choose_threshold()
+    per_image = 100 * (forty.best_ious().max(1) >= .5).mean()
+    oracle, honest = forty.curve().max(), forty.curve()[round(100 * held_out)]
+    assert per_image > oracle >= honest
+    assert (forty.compute("released")["GT-Known_top-1"], oracle) == (60, GOLDEN["clovaai_v1"][1]) == (60, 67.5)
+
+
+def test_gather_merges_all_ranks(monkeypatch):
+    ranks = [measure(slice(0, 3), keep=1), measure(slice(3, 9), keep=1)]
+    def all_gather(into, state):
+        assert state.keys() == ranks[0].state_dict().keys()
+        into[:] = [r.state_dict() for r in ranks]
+    fakes = dict(is_available=lambda: True, is_initialized=lambda: True, get_world_size=lambda: 2, all_gather_object=all_gather)
+    for name, f in fakes.items(): monkeypatch.setattr(torch.distributed, name, f)
+    together = measure(slice(3, 9), keep=1).gather()
+    assert together.compute() == measure(slice(0, 9), keep=1).compute()
+
+
+def test_maps_from_a_folder(tmp_path, forty):
+    (tmp_path / "deep").mkdir()
+    for i in range(6): np.save(tmp_path / ("deep" if i % 2 else ".") / f"image{i}.npy", GOLDEN["cams"][i])
+    folder, m = MapFolder(tmp_path), LocalizationMetrics()
+    names = [f"class/image{i}.jpg" for i in range(6)]
+    m.update(folder.batch(names), GOLDEN["logits"][:6], GOLDEN["labels"][:6], TRUTH[:6])
+    assert m.compute("released") == measure(slice(0, 6)).compute("released")
+    assert folder.missing([*names, "other.jpg"]) == ["other.jpg"]
+    np.save(tmp_path / "one.npy", GOLDEN["cams"][0, 0])
+    one = LocalizationMetrics(keep=1)
+    one.update(MapFolder(tmp_path).batch(["one"]), GOLDEN["logits"][:1], GOLDEN["labels"][:1], TRUTH[:1])
+    np.testing.assert_array_equal(one.best_ious("gt"), one.best_ious("pred"))
+    (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY torn")
+    np.save(tmp_path / "flat.npy", np.zeros(4))
+    for name in ("bad", "flat"):
+        with pytest.raises(DataError, match=f"{name}.npy"): MapFolder(tmp_path).batch([name])
+    with pytest.raises(DataError, match="holds no .npy"): MapFolder(tmp_path / "nothing")
+
+
+def test_scores_saved_before_a_quantity_existed(forty):
+    old = {k: v for k, v in forty.state_dict().items() if k not in ("row_miss", "row_area")}
+    m = LocalizationMetrics().load_state_dict(old)
+    assert m.compute() == forty.compute()
+    with pytest.raises(LcaError, match="measure the images again"): m.errors()
