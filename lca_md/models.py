@@ -52,7 +52,6 @@ def setup_head(self:LCAMD,
                iterations:tuple=(16, 4), # Newton-Schulz steps of each diffusion layer
               ):
     "Give the model semantic head, TFCM and diffusion layers."
-    if variant != "released": raise ConfigError(f"variant: {variant!r} is not one of released")
     TSCAM.setup_head(self, num_classes, variant)
     self.tfcm = TFCM(num_classes)
     self.layers = nn.ModuleList(DCPAB(k, reach) for k in iterations)
@@ -83,7 +82,6 @@ def setup_head(self:SCM,
                iterations:tuple|None=None, # Newton-Schulz steps of each layer; None: as released for the backbone
               ):
     "Give the model semantic head and diffusion layers."
-    if variant != "released": raise ConfigError(f"variant: {variant!r} is not one of released")
     TSCAM.setup_head(self, num_classes, variant)
     self.layers = nn.ModuleList(SCMLayer(k) for k in iterations or ((4 if isinstance(self, Conformer) else 16), 4, 4, 4))
 

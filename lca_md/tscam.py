@@ -17,6 +17,7 @@ from fastcore.basics import patch
 
 from .backbone import check_backbone, grid_size, vit_features
 from .conformer import Conformer, conformer_features
+from .core import ConfigError
 
 # %% ../nbs/12_tscam.ipynb #af24947f
 def shifted_sums(t:torch.Tensor, # [B, C, h, w]
@@ -107,7 +108,8 @@ def setup_head(self:TSCAM,
                num_classes:int, # K
                variant:str="released", # arithmetic of the method; TS-CAM has only this one
               ):
-    "Give the model its semantic head."
+    "Give the model its semantic head. Raises `ConfigError` for an unknown variant."
+    if variant != "released": raise ConfigError(f"variant: {variant!r} is not one of released")
     self.num_classes, self.variant = num_classes, variant
     if isinstance(self, Conformer): return self.setup_heads(num_classes)
     self.head, self.head_drop = nn.Conv2d(self.embed_dim, num_classes, 3, padding=1), nn.Identity()
