@@ -28,7 +28,7 @@ from .conformer import Conformer
 from .core import CheckpointError, ConfigError, atomic_write, nearest, write_json
 from .ssfm import DCPAB, SCMLayer, fuse, norm_cam
 from .tfcm import TFCM
-from .tscam import TSCAM, WSOLOutput, make_localizer
+from .tscam import TSCAM, WSOLOutput, grid_conv, make_localizer
 
 # %% ../nbs/15_models.ipynb #f7a8f663
 def fused_logits(layers, # DCPAB layers, in order
@@ -67,7 +67,7 @@ def forward(self:LCAMD,
     a = rows.sum(1)
     if not self.training:
         return WSOLOutput(self.pooled_logits(t) + scores, lambda: self.tfcm(self.semantic_head(t), a), a, self.map_maker(t, norm_cam(a)))
-    S = self.semantic_head(t)
+    S = grid_conv(self.semantic_head, t)
     return WSOLOutput(fused_logits(self.layers, S, a) + scores, self.tfcm(S, a), a)
 
 # %% ../nbs/15_models.ipynb #26f6404e
@@ -94,7 +94,7 @@ def forward(self:SCM,
     "Training: fused logits. Evaluation: maps norm(a) * S, and plain logits (on Conformer: fused ones)."
     t, rows, scores = self.extract(x)
     a, S = rows.sum(1), None
-    if self.training or isinstance(self, Conformer): S = self.semantic_head(t)
+    if self.training or isinstance(self, Conformer): S = grid_conv(self.semantic_head, t)
     logits = (self.pooled_logits(t) if S is None else fused_logits(self.layers, S, a)) + scores
     return WSOLOutput(logits, attention=a, _maps=None if self.training else self.map_maker(t, norm_cam(a)))
 
