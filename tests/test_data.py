@@ -150,7 +150,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_empty_folder_and_folder_above(tree, tmp_path):
-    with pytest.raises(DataError, match="holds none of classes.txt"): open_split(tmp_path, "train")
+    with pytest.raises(DataError, match="fits no layout; looked for CUB.s lists"): open_split(tmp_path, "train")
     with pytest.raises(DataError, match="did you mean .*cub"): open_split(shutil.copytree(tree, tmp_path / "cub").parent, "train")
 
 
