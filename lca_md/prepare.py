@@ -310,7 +310,7 @@ def cub_boxes_fit(root:Path, t:dict, sizes:dict, report:Report): # as above
         try:
             if clip_box(box, sizes[i])[1] > 1 + 1e-6: clipped.append(i)
         except ValueError as e: report.stops.append(f"{root/'bounding_boxes.txt'}, line {n}: {e}; mend the box")
-    if clipped: report.handled.append(f"{len(clipped)} boxes reach more than a pixel beyond their picture and are clipped: ids {a_few(clipped, 10)}")
+    if clipped: report.handled.append(f"boxes that reach more than a pixel beyond their picture, clipped: {len(clipped)}, ids {a_few(clipped, 10)}")
 
 def note_expected(report:Report, remedy:str): # what to do about it
     "Note splits and classes that differ from the whole set."
@@ -370,12 +370,12 @@ def unpack_train(archive:Path, # ILSVRC2012_img_train.tar
     new = []
     try:
         with tarfile.open(archive) as outer:
-            for m in outer:
-                name = safe_name(archive, m)
-                if not m.isfile(): continue
-                if not re.fullmatch(r"n[0-9]{8}\.tar", name): raise DataError(f"{archive}: member {name!r} is no class archive such as n01440764.tar; give the official archive")
-                if unpack(archive.with_name(f"{archive.name}:{name}"), to/name[:-4], "", step, outer.extractfile(m)): new.append(name[:-4])
+            names = {safe_name(archive, m): m for m in outer if safe_name(archive, m) and m.isfile()} # all of them, before anything is written
             check_end(outer)
+            for name, m in names.items():
+                if not re.fullmatch(r"n[0-9]{8}\.tar", name): raise DataError(f"{archive}: member {name!r} is no class archive such as n01440764.tar; give the official archive")
+            for name, m in names.items():
+                if unpack(archive.with_name(f"{archive.name}:{name}"), to/name[:-4], "", step, outer.extractfile(m)): new.append(name[:-4])
     except (tarfile.TarError, EOFError) as e: raise damaged(archive, e) from None
     except OSError as e: raise damaged(archive, e) from None
     return new
@@ -463,9 +463,9 @@ def fit_boxes(entries:dict, # from `read_boxes`
             except ValueError: dropped.append(Path(name).stem); continue
             if beyond > 1: clipped.append(Path(name).stem)
             out.setdefault(name, []).append([float(v) for v in cut])
-    for what, names in (("boxes reach more than a pixel beyond their picture and are clipped", clipped), ("boxes have no area inside their picture and are left out", dropped),
-                        ("annotations give another size than the picture has; their boxes are kept as written", odd)):
-        if names: report.handled.append(f"{split}: {len(names):,} {what}: {a_few(names)}")
+    for what, names in (("boxes that reach more than a pixel beyond their picture, clipped", clipped), ("boxes without area inside their picture, left out", dropped),
+                        ("annotations that give another size than the picture has, boxes kept as written", odd)):
+        if names: report.handled.append(f"{split}: {what}: {len(names):,}, {a_few(names)}")
     if unread: report.missing.append(f"{split}: {len(unread):,} annotations cannot be read: {a_few(unread, 2)}; restore them")
     return out
 
