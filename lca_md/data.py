@@ -1111,8 +1111,8 @@ def read_pixels(path:str|Path, # the file
         with opened(path, data) as im: simple = im.mode in ("L", "RGB") and not (upright and im.getexif().get(TURNED, 1) != 1)
         if simple:
             check_size(path, None, im.size, size)
-            a = cv2.imdecode(np.frombuffer(data, np.uint8), SMALLER.get(k, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION)
-            if a is not None: return cv2.cvtColor(a, cv2.COLOR_BGR2RGB)
+            with decoding(path): a = cv2.imdecode(np.frombuffer(data, np.uint8), SMALLER.get(k, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION)
+            if a is not None and (k > 1 or a.shape[1::-1] == im.size): return cv2.cvtColor(a, cv2.COLOR_BGR2RGB)
     return np.asarray(open_image(path, size, upright=upright, data=data))
 
 # %% ../nbs/02_data.ipynb #bb472394

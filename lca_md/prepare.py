@@ -124,7 +124,7 @@ def unpack(archive:Path, # a tar file, or compressed
     os.replace(work, to)
     return True
 
-def damaged(archive, why): return DataError(f"{archive} is damaged or cut ({why}); download it again")
+def damaged(archive, why): return DataError(f"{archive} is damaged or cut ({str(why).splitlines()[0].rstrip(':') if str(why) else type(why).__name__}); download it again")
 
 # %% ../nbs/03_prepare.ipynb #7c48e6f3
 class Look(NamedTuple):
@@ -287,7 +287,9 @@ def check_cub(root:Path, # folder in CUB's layout
     note_expected(report, "take the missing classes from the official archive if you need all of CUB-200-2011")
     return report
 
-def writable(folder): return os.access(folder, os.W_OK)
+def writable(folder):
+    "May one write here? A folder marked read-only is left alone, by root too."
+    return os.access(folder, os.W_OK) and bool(os.stat(folder).st_mode & 0o222)
 
 # %% ../nbs/03_prepare.ipynb #116ef820
 def cub_sizes(root:Path, t:dict, # what `read_cub` returned
@@ -418,9 +420,9 @@ def read_words(path:Path, # LOC_synset_mapping.txt or synset_words.txt
 
 # %% ../nbs/03_prepare.ipynb #a12457c6
 def disagreements(a:dict, # picture -> class
-                  b:dict, # picture -> class or number
+                  b:dict, # picture -> number of its class, in an unknown order
                  )->list[str]: # pictures where b contradicts a
-    "Where two labellings cannot both be right, when each class of one must be one class of the other."
+    "Where two labellings cannot both be right, when each number must always mean the same class."
     pairs, both = {}, [n for n in a if n in b]
     for n in both: pairs.setdefault(b[n], Counter())[a[n]] += 1
     usual = {k: c.most_common(1)[0][0] for k, c in pairs.items()}
@@ -507,7 +509,8 @@ def val_labels(parts:dict, # from `unpack_ilsvrc`
         number_of = {sources["devkit"][n]: w for n, w in known.items() if n in sources["devkit"]}
         for n in names: label[n] = label[n] or number_of.get(sources["devkit"].get(n))
     for s, other in sources.items():
-        if wrong := disagreements(known, other): report.stops.append(f"labels from {s} contradict the others for {len(wrong):,} pictures: {a_few(wrong)}; restore the source that is wrong")
+        wrong = disagreements(known, other) if s == "devkit" else [n for n, w in known.items() if other.get(n, w) != w]
+        if wrong: report.stops.append(f"labels from {s} contradict the others for {len(wrong):,} pictures: {a_few(wrong)}; restore the source that is wrong")
     if lost := [n for n in names if not label[n]]:
         report.missing.append(f"{len(lost):,} validation pictures have no label: {a_few(lost, 3)}; add {ARCHIVES['boxes_val']}, {ARCHIVES['devkit']} or LOC_val_solution.csv")
     return {n: w for n, w in label.items() if w}
@@ -590,7 +593,7 @@ def write_ilsvrc(out, parts, files, seen, entries, label, classes, report):
     words = read_words(parts["words"]) if "words" in parts else {}
     if words: write_if_new(out/"metadata/words.txt", "".join(f"{c} {words.get(c, '')}\n" for c in classes), report.done)
     place = lambda p: os.path.relpath(p, out) if p.absolute().is_relative_to(out.absolute()) else str(p.absolute())
-    folders = {s: dict(path=place(parts[s]), by_class=s == "train" or "" not in files[s]) for s in ("train", "val") if s in parts}
+    folders = {s: dict(path=place(parts[s]), by_class=s == "val" and "" not in files[s]) for s in ("train", "val") if s in parts}
     write_if_new(out/"prepare.json", json.dumps(dict(dataset="ilsvrc", folders=folders, parts={k: place(p) for k, p in parts.items()}, lists=sums), indent=1) + "\n", report.done)
 
 # %% ../nbs/03_prepare.ipynb #c042c466
