@@ -85,10 +85,12 @@ def from_checkpoint(cls:Localizer,
 
 # %% ../nbs/31_predict.ipynb #3a543768
 def to_pil(image, # path, PIL image, or [H, W, 3] / [H, W] uint8 array
-          )->Image.Image: # RGB, upright
+           upright:bool=True, # turn it as its EXIF note says
+          )->Image.Image: # RGB
     "Any image as an upright RGB PIL image. Raises `DataError` for unreadable files, `ConfigError` for arrays of another kind."
-    if isinstance(image, (str, Path)): return ImageOps.exif_transpose(open_image(image))
-    if isinstance(image, Image.Image): return ImageOps.exif_transpose(image).convert("RGB")
+    turn = ImageOps.exif_transpose if upright else lambda im: im
+    if isinstance(image, (str, Path)): return turn(open_image(image))
+    if isinstance(image, Image.Image): return turn(image).convert("RGB")
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim not in (2, 3):
         raise ConfigError(f"an image array must be uint8 [H, W, 3] or [H, W], got {image.dtype} {list(image.shape)}")
@@ -331,6 +333,7 @@ class LocalizeConfig(Settings):
     pictures:str = setting("no", "pictures with heat map and boxes", ["no", "jpg", "png"])
     maps:bool = setting(False, "the network's maps as .npy (what `MapFolder` reads)")
     masks:bool = setting(False, "what lies above the threshold, as PNG of 0 and 255")
+    upright:bool = setting(True, "turn images as their EXIF note says (false: boxes in the pixels as stored, as in official data sets)")
     batch_size:int = setting(16, "images in one forward pass")
     workers:int = setting(2, "threads that read and write images beside the network (0: none)")
     threads:int = setting(0, "CPU threads of the network (0: PyTorch's choice)")
@@ -453,7 +456,7 @@ def run_settings(cfg:LocalizeConfig, root:Path, names:list[str], threshold:float
     for n in names:
         s = (root/n).stat()
         h.update(f"{n} {s.st_size} {s.st_mtime_ns}\n".encode(errors="backslashreplace"))
-    keep = "label top_k max_boxes min_area flip formats pictures maps masks batch_size".split()
+    keep = "label upright top_k max_boxes min_area flip formats pictures maps masks batch_size".split()
     labels = cfg.labels if cfg.labels in ("predict", "folder") or cfg.label else hashlib.sha256(Path(cfg.labels).read_bytes()).hexdigest()[:16]
     return dict(checkpoint=weights, listing=h.hexdigest()[:16], images=len(names), labels=labels, threshold=threshold, device=device.type,
                 **{k: getattr(cfg, k) for k in keep})
@@ -494,7 +497,7 @@ def _save_extras(cfg, root, name, found):
         np.save(buf := io.BytesIO(), found.grid)
         put_file(out/"maps"/f"{stem}.npy", buf.getvalue())
     if cfg.masks: put_file(out/"masks"/f"{stem}.png", encoded(Image.fromarray(found.mask.astype(np.uint8)*255), "png"))
-    if cfg.pictures != "no": put_file(out/"pictures"/f"{stem}.{cfg.pictures}", encoded(picture(to_pil(root/name), found), cfg.pictures))
+    if cfg.pictures != "no": put_file(out/"pictures"/f"{stem}.{cfg.pictures}", encoded(picture(to_pil(root/name, cfg.upright), found), cfg.pictures))
 
 # %% ../nbs/31_predict.ipynb #a49b39b1
 def write_results(rows:list, # from the journal
@@ -529,10 +532,10 @@ def _yolo_head(rows, names, out, root):
     except OSError: pass  # a system without links: put the images there by hand
 
 # %% ../nbs/31_predict.ipynb #554effa5
-def _read(loc, path):
+def _read(loc, path, upright):
     "(tensor, size) of an image file, or what is wrong with it."
     try:
-        pic = to_pil(path)
+        pic = to_pil(path, upright)
         return loc.transform(pic), pic.size
     except DataError as e: return str(e).replace(f" '{path}'", "").replace(f"{path} ", "").partition("; replace the file")[0], None
 
@@ -583,7 +586,7 @@ def _loop(cfg, loc, ask, root, batches, journal):
     "All batches that are not in the journal yet."
     todo = [i for i in range(len(batches)) if i not in journal.done]
     bar = Progress(sum(len(batches[i]) for i in todo), "localize")
-    with _readers(cfg.workers, lambda n: _read(loc, root/n)) as (start, wait, each):
+    with _readers(cfg.workers, lambda n: _read(loc, root/n, cfg.upright)) as (start, wait, each):
         ahead = [start([n for _,n,_ in batches[i]]) for i in todo[:1]]
         for at,i in enumerate(todo):
             ahead += [start([n for _,n,_ in batches[k]]) for k in todo[at + 1:at + 2]]
