@@ -85,13 +85,14 @@ def protocol_table(result:dict, # metrics.json of an evaluation
 # %% ../nbs/33_cli.ipynb #169fa22f
 def _print_lines(cfg, picture):
     "A line of JSON per image; what cannot be read is told on stderr."
-    from lca_md.predict import Localizer, given_classes, list_images, to_pil
-    loc = Localizer.from_checkpoint(cfg.checkpoint, "cuda" if cfg.device == "cuda" else "cpu")
+    from lca_md.predict import Localizer, given_classes, list_images, pick_device, to_pil
+    loc = Localizer.from_checkpoint(cfg.checkpoint, pick_device(cfg.device))
     root, names = list_images(cfg.images)
     if picture and len(names) > 1: raise ConfigError("--picture is for one image; for many use --out and --pictures jpg")
     classes, bad = given_classes(names, root, cfg, loc.names)
+    ask = dict(threshold=None if cfg.threshold < 0 else cfg.threshold, max_boxes=cfg.max_boxes, min_area=cfg.min_area, flip=cfg.flip)
     for name in names:
-        try: got = loc(root/name, classes.get(name), None if cfg.threshold < 0 else cfg.threshold, max_boxes=cfg.max_boxes, min_area=cfg.min_area, flip=cfg.flip)
+        try: got = None if name in bad else loc(root/name, classes[name], **ask)
         except DataError as e: bad[name] = str(e)
         if name in bad: typer.echo(f"skipped: {name}: {bad[name]}", err=True); continue
         typer.echo(json.dumps(dict(image=name, label=got.label, score=round(got.score, 4), box=got.box, boxes=got.boxes, threshold=got.threshold)))
@@ -139,7 +140,8 @@ def localize_summary(result:dict, # from `localize_folder`
     skipped = f"; {result['bad']} could not be used, see {result['out']/'bad_files.csv'}" if result["bad"] else ""
     empty = f", {result['without_box']} without a region" if result["without_box"] else ""
     files = ", ".join(sorted(p.name + "/"*p.is_dir() for p in result["out"].iterdir() if p.name not in ("journal.jsonl", "bad_files.csv")))
-    return f"{result['localized']} of {result['images']} images localized (threshold {result['threshold']:.2f}){empty}{skipped}\n{result['out']}: {files}"
+    said = f"{result['localized']} of {result['images']} images localized (threshold {result['threshold']:.2f}){empty}{skipped}"
+    return f"{said}\n{result['out']}: {files}"
 
 # %% ../nbs/33_cli.ipynb #46ce6b1f
 @app.command()

@@ -7,15 +7,13 @@ __all__ = ['CSV_HEAD', 'FORMATS', 'SUFFIXES', 'Localization', 'Localizer', 'to_p
            'Ask', 'to_coco', 'from_coco', 'to_voc', 'from_voc', 'to_yolo', 'from_yolo', 'to_row', 'coco_dataset',
            'coco_results', 'yolo_text', 'voc_text', 'csv_text', 'LocalizeConfig', 'list_images', 'bad_names',
            'read_labels', 'given_classes', 'Journal', 'run_settings', 'picture', 'put_file', 'encoded', 'write_results',
-           'one_batch', 'localize_folder', 'folder_bytes']
+           'one_batch', 'pick_device', 'localize_folder', 'folder_bytes']
 
 # %% ../nbs/31_predict.ipynb #26dc767e
 import csv, hashlib, io, json, os
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -27,7 +25,7 @@ from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .boxes import cut_level, enclose, map_levels, normalize_map, resize_maps, trace
-from .core import CheckpointError, ConfigError, DataError, LcaError, Settings
+from .core import ConfigError, DataError, LcaError, Settings
 from .core import atomic_write, fresh_folder, nearest, setting, write_json
 from .data import eval_transform, open_image
 from .metrics import top_classes
@@ -170,7 +168,8 @@ class Ask:
     min_area:float=.01 # leave out further boxes that cover less of the picture than this share
     flip:bool=False # average over the mirrored image
     def __post_init__(self):
-        if self.top_k < 1 or self.max_boxes < 0: raise ConfigError(f"top_k must be at least 1 and max_boxes at least 0, got {self.top_k}, {self.max_boxes}")
+        if self.top_k < 1: raise ConfigError(f"top_k must be at least 1, got {self.top_k}")
+        if self.max_boxes < 0: raise ConfigError(f"max_boxes must be at least 0 (0: every contour), got {self.max_boxes}")
         if not 0 <= self.min_area <= 1: raise ConfigError(f"min_area is a share of the picture, 0 to 1, got {self.min_area}")
 
 # %% ../nbs/31_predict.ipynb #6a32f930
@@ -195,8 +194,9 @@ def find(self:Localizer,
     for row,k in zip(classes, given): row[:] = row if k is None else k
     grids, out = maps(classes), []                                        # [B, k, h, w]
     for i,k in enumerate(given):
-        t, n = self.threshold("pred" if k is None else "gt", ask.threshold), classes.shape[1] if k is None else 1
-        try: out.append([self._answer(grids[i, j], int(c), float(p[i, c]), k is not None, tuple(sizes[i]), t, ask) for j,c in enumerate(classes[i, :n])])
+        t, row = self.threshold("pred" if k is None else "gt", ask.threshold), classes[i] if k is None else classes[i, :1]
+        def one(j, c, i=i, k=k, t=t): return self._answer(grids[i, j], int(c), float(p[i, c]), k is not None, tuple(sizes[i]), t, ask)
+        try: out.append([one(j, c) for j,c in enumerate(row)])
         except DataError as e: out.append([e])
     return out
 
@@ -274,14 +274,15 @@ def coco_dataset(rows:list, # from `to_row`
                 )->dict:
     "A COCO data set: images, categories (numbered from 1) and annotations with their score."
     boxes = [(r["id"], r["found"][0], b) for r in rows for b in r["found"][0]["boxes"]]
-    annotations = [dict(id=n, image_id=i, category_id=f["class"] + 1, bbox=(b4 := to_coco(b)), area=b4[2]*b4[3], iscrowd=0, segmentation=[], score=f["score"])
-                   for n,(i,f,b) in enumerate(boxes, 1)]
+    annotations = [dict(id=n, image_id=i, category_id=f["class"] + 1, bbox=to_coco(b), area=to_coco(b)[2]*to_coco(b)[3], iscrowd=0,
+                        segmentation=[], score=f["score"]) for n,(i,f,b) in enumerate(boxes, 1)]
     return dict(info=dict(description="Boxes from class labels, found by lca_md; to be checked by people", version="1.0"), licenses=[],
                 images=[dict(id=r["id"], file_name=r["image"], width=r["width"], height=r["height"]) for r in rows],
                 categories=[dict(id=k, name=n, supercategory="object") for k,n in enumerate(names, 1)], annotations=annotations)
 def coco_results(rows:list)->list: # of dict(image_id, category_id, bbox, score)
     "COCO's results list: every box of every class."
-    return [dict(image_id=r["id"], category_id=f["class"] + 1, bbox=to_coco(b), score=f["score"]) for r in rows for f in r["found"] for b in f["boxes"]]
+    return [dict(image_id=r["id"], category_id=f["class"] + 1, bbox=to_coco(b), score=f["score"])
+            for r in rows for f in r["found"] for b in f["boxes"]]
 
 # %% ../nbs/31_predict.ipynb #48a28706
 def yolo_text(row:dict)->str: # a line per box; empty: an image without objects
@@ -356,13 +357,15 @@ def _walk(folder, leave_out):
 def list_images(images, # a path, a list of paths, or text with a path a line; folders are searched with their subfolders
                 leave_out=None, # a folder that is not searched
                )->tuple[Path, list[str]]: # the folder that all names are relative to; sorted names with /
-    "The images that were asked for. Of a folder in CUB's layout, what is below images/. Raises `DataError` if a path does not exist or there is no image."
-    given = [Path(p) for p in (images.splitlines() if isinstance(images, str) else [images] if isinstance(images, Path) else images) if str(p).strip()]
+    "The images asked for; of a folder in CUB's layout, what is below images/. Raises `DataError` if a path does not exist or there is no image."
+    images = images.splitlines() if isinstance(images, str) else [images] if isinstance(images, Path) else images
+    given = [Path(p) for p in images if str(p).strip()]
     for p in given:
         if not p.exists(): raise DataError(f"{p} does not exist; give images, or a folder of images")
     given = [p/"images" if (p/"images.txt").is_file() and (p/"images").is_dir() else p for p in given]
     found = {os.path.abspath(f) for p in given for f in (_walk(p, leave_out and os.path.abspath(leave_out)) if p.is_dir() else [p])}
-    if not found: raise DataError(f"no image in {', '.join(map(str, given)) or 'an empty list'}; the suffixes {' '.join(sorted(SUFFIXES))} are looked for")
+    where = ", ".join(str(p) for p in given) or "an empty list"
+    if not found: raise DataError(f"no image in {where}; the suffixes {' '.join(sorted(SUFFIXES))} are looked for")
     root = os.path.commonpath([os.path.abspath(p if p.is_dir() else p.parent) for p in given])
     return Path(root), sorted(Path(os.path.relpath(f, root)).as_posix() for f in found)
 
@@ -373,6 +376,7 @@ def bad_names(names:list[str])->dict: # name -> reason
     for n in names:
         stem = str(Path(n).with_suffix(""))
         if not n.isprintable(): bad[n] = "the name holds characters that are no text; rename the file"
+        elif len(os.fsencode(Path(n).name)) > 240: bad[n] = "the name is longer than 240 bytes; rename the file"
         elif stem in seen: bad[n] = f"differs from {seen[stem]} by its suffix only, so their labels would overwrite each other; rename one"
         else: seen[stem] = n
     return bad
@@ -383,7 +387,8 @@ def read_labels(path:str|Path, # CSV with the columns image and label (others ar
                )->dict[str, int]: # image -> class
     "Classes from a table. Raises `DataError` naming file and line."
     try: lines = list(csv.DictReader(Path(path).read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as e: raise DataError(f"{path} cannot be read as CSV ({e}); labels takes predict, folder, or a CSV file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise DataError(f"{path} cannot be read as CSV ({e}); labels takes predict, folder, or a CSV file") from None
     out = {}
     for n,line in enumerate(lines, 2):
         if not line.get("image") or not line.get("label"): raise DataError(f"{path}, line {n}: the columns image and label are needed, and not empty")
@@ -403,10 +408,12 @@ def given_classes(names:list[str], # images
     if cfg.labels == "predict": return dict.fromkeys(names), {}
     if cfg.labels == "folder":
         want = {n: (root/n).parent.name for n in names}
-        good, why = {n: classes.index(w) for n,w in want.items() if w in classes}, {n: f"its folder {w} is no class of the checkpoint" for n,w in want.items()}
+        good = {n: classes.index(w) for n,w in want.items() if w in classes}
+        why = {n: f"its folder {w} is no class of the checkpoint" for n,w in want.items()}
     else: good, why = read_labels(cfg.labels, classes), {n: f"has no line in {Path(cfg.labels).name}" for n in names}
     bad = {n: why[n] for n in names if n not in good}
-    if len(bad) == len(names): raise ConfigError(f"labels={cfg.labels}: no image has a class ({names[0]}: {bad[names[0]]}); the checkpoint's first is {classes[0]!r}")
+    if len(bad) == len(names):
+        raise ConfigError(f"labels={cfg.labels}: no image has a class ({names[0]}: {bad[names[0]]}); the checkpoint's first is {classes[0]!r}")
     return {n: good[n] for n in names if n not in bad}, bad
 
 # %% ../nbs/31_predict.ipynb #e15492ff
@@ -440,7 +447,8 @@ def check(self:Journal, old:dict, new:dict):
     "Raises `ConfigError` naming what differs and the remedy."
     diff = [k for k in old.keys() | new.keys() if old.get(k) != new.get(k)]
     said = ", ".join(sorted("the images" if k == "listing" else f"{k}: {old.get(k)!r}, now {new.get(k)!r}" for k in diff))
-    if diff: raise ConfigError(f"{self.path.parent} holds results made otherwise ({said}); use the same settings, another out, or fresh, which moves them aside")
+    if diff: raise ConfigError(f"{self.path.parent} holds results made otherwise ({said}); "
+                               "use the same settings, another out, or fresh, which moves them aside")
 @patch
 def add(self:Journal, **entry):
     "Append a line, and wait until it is on disk."
@@ -452,10 +460,9 @@ def add(self:Journal, **entry):
 # %% ../nbs/31_predict.ipynb #e028d0cd
 def run_settings(cfg:LocalizeConfig, root:Path, names:list[str], threshold:float, device)->dict:
     "All that the results of a run depend on."
-    h, weights = hashlib.sha256(), hashlib.sha256(Path(cfg.checkpoint).read_bytes()).hexdigest()[:16]
-    for n in names:
-        s = (root/n).stat()
-        h.update(f"{n} {s.st_size} {s.st_mtime_ns}\n".encode(errors="backslashreplace"))
+    def mark(path): s = path.stat() if path.exists() else None; return s and (s.st_size, s.st_mtime_ns)
+    h = hashlib.sha256("".join(f"{n} {mark(root/n)}\n" for n in names).encode(errors="backslashreplace"))
+    with open(cfg.checkpoint, "rb") as f: weights = hashlib.file_digest(f, "sha256").hexdigest()[:16]
     keep = "label upright top_k max_boxes min_area flip formats pictures maps masks batch_size".split()
     labels = cfg.labels if cfg.labels in ("predict", "folder") or cfg.label else hashlib.sha256(Path(cfg.labels).read_bytes()).hexdigest()[:16]
     return dict(checkpoint=weights, listing=h.hexdigest()[:16], images=len(names), labels=labels, threshold=threshold, device=device.type,
@@ -473,7 +480,8 @@ def picture(image:Image.Image, # upright
     canvas = Image.fromarray(blend(np.asarray(image), found.grid))
     d, line, font = ImageDraw.Draw(canvas), max(2, max(image.size)//160), ImageFont.load_default(max(10, max(image.size)//26))
     for x0,y0,x1,y1 in found.boxes:
-        for color,w in (("black", line + 2), (FOUND, line)): d.rectangle([x0*scale, y0*scale, (x1 + 1)*scale - 1, (y1 + 1)*scale - 1], outline=color, width=w)
+        corners = [x0*scale, y0*scale, max(x0*scale, (x1 + 1)*scale - 1), max(y0*scale, (y1 + 1)*scale - 1)]
+        for color,w in (("black", line + 2), (FOUND, line)): d.rectangle(corners, outline=color, width=w)
     d.text((line, line), f"{found.label} {found.score:.2f}", fill="white", font=font, stroke_width=2, stroke_fill="black")
     return canvas
 
@@ -527,7 +535,8 @@ def _yolo_head(rows, names, out, root):
     "classes.txt, images.txt, data.yaml, and the link to the images."
     put_file(out/"classes.txt", "".join(f"{n}\n" for n in names).encode())
     put_file(out/"images.txt", "".join(f"./images/{r['image']}\n" for r in rows).encode())
-    put_file(out/"data.yaml", yaml.safe_dump(dict(path=".", train="images.txt", val="images.txt", names=dict(enumerate(names))), sort_keys=False, allow_unicode=True).encode())
+    head = dict(path=".", train="images.txt", val="images.txt", names=dict(enumerate(names)))
+    put_file(out/"data.yaml", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).encode())
     try: (out/"images").is_symlink() or (out/"images").symlink_to(os.path.relpath(root, out), target_is_directory=True)
     except OSError: pass  # a system without links: put the images there by hand
 
@@ -550,16 +559,23 @@ def one_batch(loc:Localizer, cfg:LocalizeConfig, root:Path,
     good = [(it, x, size) for it,(x, size) in zip(items, read) if size is not None]
     if not good: return [], bad
     try: found = loc.find(torch.stack([x for _,x,_ in good]), [s for _,_,s in good], [it[2] for it,_,_ in good], ask)
-    except torch.OutOfMemoryError: raise LcaError(f"batch_size {cfg.batch_size} does not fit into the memory of {loc.device}; use a smaller one") from None
+    except RuntimeError as e:
+        if not isinstance(e, torch.OutOfMemoryError) and "allocate memory" not in str(e): raise
+        raise LcaError(f"batch_size {cfg.batch_size} does not fit into the memory of {loc.device}; use a smaller one") from None
     bad += [[it[1], f"the model's map is not finite: {f[0]}"] for (it,_,_),f in zip(good, found) if isinstance(f[0], DataError)]
     ok = [(it, f) for (it,_,_),f in zip(good, found) if not isinstance(f[0], DataError)]
     list(each(lambda p: _save_extras(cfg, root, p[0][1], p[1][0]), ok))
     return [to_row(it[0], it[1], f) for it,f in ok], sorted(bad)
 
 # %% ../nbs/31_predict.ipynb #23934ef2
-def _device(name):
-    if name == "cuda" and not torch.cuda.is_available(): raise ConfigError("device: cuda was asked for, but PyTorch sees none; use device=cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+def pick_device(name:str, # "auto", "cpu" or "cuda"
+               )->torch.device:
+    "Where to compute. Raises `ConfigError` if CUDA is asked for and not there."
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there: raise ConfigError("device: cuda was asked for, but PyTorch sees none; use device=cpu or auto")
+    return torch.device("cuda" if name != "cpu" and there else "cpu")
+
+# %% ../nbs/31_predict.ipynb #2a1af58b
 def _open_run(cfg):
     "Everything that is checked before the first image: localizer, images, classes, journal."
     if cfg.threads: torch.set_num_threads(cfg.threads)
@@ -567,21 +583,22 @@ def _open_run(cfg):
     ask = Ask(None if cfg.threshold < 0 else cfg.threshold, cfg.top_k, cfg.max_boxes, cfg.min_area, cfg.flip)
     given = bool(cfg.label) or cfg.labels != "predict"
     if given and cfg.top_k > 1: raise ConfigError("top_k is for predicted classes; leave it out where classes are given")
-    loc = Localizer.from_checkpoint(cfg.checkpoint, _device(cfg.device))
+    loc = Localizer.from_checkpoint(cfg.checkpoint, pick_device(cfg.device))
     t = loc.threshold("gt" if given else "pred", ask.threshold)
     root, names = list_images(cfg.images, cfg.out)
-    settings = run_settings(cfg, root, names, t, loc.device)
     classes, bad = given_classes(names, root, cfg, loc.names)
+    settings = run_settings(cfg, root, names, t, loc.device)
     if cfg.fresh: fresh_folder(cfg.out)
-    return loc, ask, root, names, classes, {**bad, **bad_names(names)}, Journal(Path(cfg.out)/"journal.jsonl", settings)
+    return loc, ask, root, names, classes, {**bad, **bad_names(names)}, t, Journal(Path(cfg.out)/"journal.jsonl", settings)
 
-# %% ../nbs/31_predict.ipynb #c62e2ca3
+# %% ../nbs/31_predict.ipynb #d8962fed
 @contextmanager
 def _readers(workers, read):
     "A function that starts to read a batch and one that waits for it, with threads or without; and a `map`."
     if not workers: yield (lambda paths: paths), (lambda paths: [read(p) for p in paths]), map
     else:
-        with ThreadPoolExecutor(workers) as pool: yield (lambda paths: [pool.submit(read, p) for p in paths]), (lambda got: [f.result() for f in got]), pool.map
+        with ThreadPoolExecutor(workers) as pool:
+            yield (lambda paths: [pool.submit(read, p) for p in paths]), (lambda got: [f.result() for f in got]), pool.map
 def _loop(cfg, loc, ask, root, batches, journal):
     "All batches that are not in the journal yet."
     todo = [i for i in range(len(batches)) if i not in journal.done]
@@ -594,27 +611,29 @@ def _loop(cfg, loc, ask, root, batches, journal):
             journal.add(batch=i, rows=rows, bad=bad)
             bar.step(len(batches[i]))
 
-# %% ../nbs/31_predict.ipynb #2a1af58b
+# %% ../nbs/31_predict.ipynb #cf42abb0
 def localize_folder(cfg:LocalizeConfig, # everything
-                   )->dict: # counts, rows, bad, root, out: what localize.json says, and the rows of `to_row`
+                   )->dict: # images, localized, without_box, bad (counts), threshold, class_names; rows of `to_row`, bad_files, root, out
     "Localize images into `cfg.out`, or go on with what was begun there. Raises `LcaError` subclasses for what the user can mend."
-    loc, ask, root, names, classes, skipped, journal = _open_run(cfg)
+    loc, ask, root, names, classes, skipped, t, journal = _open_run(cfg)
     out, items = Path(cfg.out), [(i, n, classes[n]) for i,n in enumerate(names, 1) if n not in skipped]
     batches = [items[i:i + cfg.batch_size] for i in range(0, len(items), cfg.batch_size)]
-    for left in out.rglob(".*.tmp"): left.unlink()  # half a file of a run that was killed
     try:
+        for left in out.rglob(".*.tmp"): left.unlink()  # half a file of a run that was killed
         _loop(cfg, loc, ask, root, batches, journal)
         entries = [journal.done[i] for i in range(len(batches))]
-        rows, bad = [r for e in entries for r in e["rows"]], sorted([*skipped.items(), *(b for e in entries for b in e["bad"])])
-        summary = dict(images=len(names), localized=sum(bool(r["found"][0]["boxes"]) for r in rows), without_box=sum(not r["found"][0]["boxes"] for r in rows),
-                       bad=len(bad), threshold=loc.threshold("gt" if cfg.label or cfg.labels != "predict" else "pred", ask.threshold), class_names=loc.names)
-        if not (out/"localize.json").exists(): write_results(rows, bad, loc.names, out, root, cfg.formats)
-        if not (out/"localize.json").exists(): write_json(out/"localize.json", summary)
-    except OSError as e: raise DataError(f"{e.filename or out}: {e.strerror}; mend that and run again: it continues") from e
+        rows, bad = [r for e in entries for r in e["rows"]], sorted([*map(list, skipped.items()), *(b for e in entries for b in e["bad"])])
+        boxed = sum(bool(r["found"][0]["boxes"]) for r in rows)
+        summary = dict(images=len(names), localized=boxed, without_box=len(rows) - boxed, bad=len(bad), threshold=t, class_names=loc.names)
+        if not (out/"localize.json").exists():
+            write_results(rows, bad, loc.names, out, root, cfg.formats)
+            write_json(out/"localize.json", summary)
+    except OSError as e: raise DataError(f"{e.filename or out}: {e.strerror or e}; mend that and run again: it continues") from e
     finally: journal.file.close()
     return dict(summary, rows=rows, bad_files=bad, root=root, out=out)
 
-# %% ../nbs/31_predict.ipynb #a217d6e2
+# %% ../nbs/31_predict.ipynb #c45c4b9d
 def folder_bytes(folder:str|Path)->dict: # relative name -> SHA-256
     "The fingerprint of every file of a folder."
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(folder).rglob("*")) if p.is_file() and not p.is_symlink()}
+    files = [p for p in sorted(Path(folder).rglob("*")) if p.is_file() and not p.is_symlink()]
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
