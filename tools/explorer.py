@@ -63,7 +63,7 @@ def make(birds=BIRDS) -> dict:
     views = lambda i: {m: {"map": maps[i].ravel().tolist(), "boxes": boxes[i].ravel().tolist()} for m, (maps, boxes) in seen.items()}
     return {"weights": fingerprint(), "thresholds": [round(float(t), 2) for t in THRESHOLDS], "methods": list(METHODS), "dials": list(DIALS), "chosen": chosen,
             "heat": [matplotlib.colors.to_hex(c) for c in matplotlib.colormaps[viz.HEAT](np.linspace(0, 1, 32))],
-            "birds": [{"name": row[0].species, "scenes": [{"image": webp(b.image), "truth": list(map(int, b.box)), "methods": views(per*i + j)}
+            "birds": [{"name": row[0].species.replace("_", " "), "scenes": [{"image": webp(b.image), "truth": list(map(int, b.box)), "methods": views(per*i + j)}
                                                           for j, b in enumerate(row)]} for i, row in enumerate(rows)]}
 
 

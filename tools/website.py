@@ -108,13 +108,33 @@ def stage():
 
 
 KATEX = re.compile(r"https://cdn\.jsdelivr\.net/npm/katex@[\w.]+/dist")
+FONTS = re.compile(r"@import url\([\"']?https://fonts\.[^)]*\);?")
 EXPLORER = "threshold-explorer"
+
+
+LANDMARKS = {'<nav class="navbar ': "Site", '<nav id="quarto-sidebar"': "Chapters", '<nav id="TOC"': "On this page", '<nav class="page-navigation"': "Previous and next"}
+WORDS = re.compile(r"(?s)<(h[12]|p)\b[^>]*>(?!<em>|<a [^>]*>source)(.*?)</\1>")  # not what nbdev writes for a name
+
+
+def described(text:str) -> str:
+    "A page whose pictures without a description are described by their section's heading and the sentence before them."
+    plain = lambda m: " ".join(html.unescape(re.sub(r"(?s)<[^>]+>|\\[()\[\]]", "", m[2])).split())
+    said = [(m.start(), m[1], plain(m)) for m in WORDS.finditer(text) if 'class="page-links"' not in m[0]]
+
+    def alt(img):
+        if re.search(r"\salt=", img[0]): return img[0]
+        before = [s for s in said if s[0] < img.start() and s[2]]
+        head = next((s[2] for s in reversed(before) if s[1] != "p"), "")
+        line = next((re.split(r"(?<=[.:]) ", s[2])[-1] for s in reversed(before) if s[1] == "p"), "")
+        return f'<img alt="{html.escape(f"Figure. {head}: {line}"[:240], quote=True)}"' + img[0][4:]
+    return re.sub(r"<img\b[^>]*>", alt, text)
 
 
 def local_page(text:str, up:str) -> str:  # up: the way to the site's root, "" or "../"
     "A rendered page that takes KaTeX from the site itself, with the explorer's script where it has an explorer."
-    text = KATEX.sub(f"{up}assets/katex", text)
-    more = f'<script src="{up}assets/site.js" defer></script>'
+    text = described(KATEX.sub(f"{up}assets/katex", text))
+    for nav, label in LANDMARKS.items(): text = text.replace(nav, f'<nav aria-label="{label}"{nav[4:]}', 1)
+    more = f'<link rel="icon" href="{up}assets/icon.svg"><script src="{up}assets/site.js" defer></script>'
     if f'class="{EXPLORER}"' in text:
         more += f'<link rel="stylesheet" href="{up}assets/explorer/explorer.css">'
         more += "".join(f'<script src="{up}assets/explorer/{f}" defer></script>' for f in ("birds.js", "explorer.js"))
@@ -129,6 +149,10 @@ def finish():
         to = SITE/"notebooks"/nb.relative_to(NBS)
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(nb, to)
+    for css in SITE.glob("site_libs/**/*.css"):  # the themes ask for web fonts; the pages use the reader's own
+        old = css.read_text(encoding="utf-8")
+        new = FONTS.sub("", old)
+        if new != old: css.write_text(new, encoding="utf-8")
     for page in SITE.rglob("*.html"):
         up = "../"*(len(page.relative_to(SITE).parts) - 1)
         page.write_text(local_page(page.read_text(encoding="utf-8"), up), encoding="utf-8")
