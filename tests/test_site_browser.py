@@ -251,14 +251,16 @@ def test_light_and_dark(site, browser, address):
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: `make test-site` fetches it from npm (or set AXE_JS)")
-@pytest.mark.parametrize("scheme, size", [("light", WIDE), ("dark", WIDE), ("light", PHONE)], ids=["light", "dark", "phone"])
-def test_no_serious_accessibility_violation(site, browser, address, scheme, size):
+@pytest.mark.parametrize("scheme, size, rules", [("light", WIDE, {}), ("dark", WIDE, {"runOnly": ["color-contrast"]}),
+                                                 ("light", PHONE, {"rules": {"color-contrast": {"enabled": False}}})], ids=["light", "dark", "phone"])
+def test_no_serious_accessibility_violation(site, browser, address, scheme, size, rules):
+    "Every rule on the wide page; in the dark the contrast again, on a phone the rest again."
     w, wrong, code = Watched(browser, address, viewport=size, color_scheme=scheme), [], AXE.read_text(encoding="utf-8")
     for path in pages(site):
         page = w.open(path)
         page.wait_for_timeout(100)
         page.evaluate(code)
-        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        found = page.evaluate("rules => axe.run(document, {resultTypes: ['violations'], ...rules})", rules)["violations"]
         wrong += [f"{path}: {v['impact']} {v['id']}, {len(v['nodes'])}, first {v['nodes'][0]['html'][:160]}" for v in found if v["impact"] in ("serious", "critical")]
     w.page.context.close()
     assert not wrong, "\n".join(wrong)
