@@ -43,7 +43,7 @@ def make(method, size, classes):
     torch.manual_seed(0)
     name = f"deit_{size}_patch16_224" if method == "plain" else f"deit_{method}_{size}_patch16_224"
     m = timm.create_model(name, num_classes=classes, drop_path_rate=.1)
-    opt = create_optimizer_v2(m, opt="adamw", lr=1e-5, weight_decay=.05)
+    opt = create_optimizer_v2(m, opt="adamw", lr=1e-5, weight_decay=.05, fused=True)
     x, y = images(), torch.arange(BATCH)
 
     def train():

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .boxes import all_boxes, best_iou, box_area, box_overlap, largest_boxes, map_levels, normalize_map, resize_maps, to_levels, to_numpy
+from .boxes import all_boxes, best_iou, box_area, box_iou, box_overlap, largest_boxes, map_levels, normalize_map, resize_maps, to_levels, to_numpy
 from .core import DataError, LcaError, atomic_write
 
 # %% ../nbs/21_metrics.ipynb #e9560577
@@ -62,8 +62,7 @@ class LocalizationMetrics:
 @patch
 def reset(self:LocalizationMetrics):
     "Forget every image."
-    self._rows, T = [], len(self.thresholds)
-    self.pixels = np.zeros((2, T + 3), dtype=np.int64)  # [object or background, score bin]
+    self._rows = []
 
 # %% ../nbs/21_metrics.ipynb #57d8d885
 @patch
@@ -104,52 +103,53 @@ def miss_kind(boxes, # [T, 4] predicted
              )->np.ndarray: # [T] uint8, index into `MISSES`
     "How each box fails: found, multi-instance, part, more, or wrong (TS-CAM's definitions)."
     shared, boxes, truth = box_overlap(boxes, truth), to_numpy(boxes), to_numpy(truth)
-    iog, iop = shared / box_area(truth), shared / box_area(boxes)[:, None]
-    found = best_iou(boxes, truth).astype(np.float32) >= np.float32(.5)
-    kinds = [found, (iog > .3).sum(1) >= 2, iop.max(1) > .5, iog.max(1) > .7]
+    iog, iop, iou = shared / box_area(truth), shared / box_area(boxes)[:, None], box_iou(boxes, truth)
+    best = np.arange(len(boxes)), iou.argmax(1)
+    kinds = [iou[best].astype(np.float32) >= np.float32(.5), (iog > .3).sum(1) >= 2, iop[best] > .5, iog[best] >= .7]
     return np.select(kinds, range(4), 4).astype(np.uint8)
 
 # %% ../nbs/21_metrics.ipynb #78ff50c5
 @patch
 def _score(self:LocalizationMetrics, maps, classes, boxes, mask):
     "One image: IoU [1+k, T] of each class's box with the truth, and for the first class's map: all contours' best [T], pixel counts, misses [T]."
-    names, first, back = np.unique(classes, return_index=True, return_inverse=True)
+    _, first, back = np.unique(classes, return_index=True, return_inverse=True)
     scaled = None if mask is None else normalize_map(resize_maps(maps[first], self.size))
     levels = map_levels(maps[first], self.size) if mask is None else to_levels(scaled)
     found = largest_boxes(levels, self.thresholds)
     iou, kind = best_iou(found, boxes)[back].astype(np.float32), miss_kind(found[back[0]], boxes)
     every = all_boxes(levels[back[:1]], self.thresholds)[0] if self.multi else []
-    pixels = 0 if mask is None else self._count_pixels(scaled[back[0]], mask)
+    pixels = None if mask is None else self._count_pixels(scaled[back[0]], mask)
     return iou, np.array([best_iou(b, boxes).max(initial=0) for b in every], dtype=np.float32), pixels, kind
 
 # %% ../nbs/21_metrics.ipynb #51132974
 @patch
 def update(self:LocalizationMetrics,
            cams, # [B, K, h, w] maps, or an object with `.maps_for(classes [B, k]) -> [B, k, h, w]` such as a model's output
-           logits, # [B, K]
+           logits, # [B, K]; None: only the true class's map is scored, and whatever needs a prediction cannot be computed
            labels, # [B] int
            boxes=None, # per image [n, 4] int xyxy in network pixels, n >= 1; None: classification only
            masks=None, # per image [H, W]: 1 object, 0 background, 255 ignored; or None
           ):
     "Add a batch of images. Raises `DataError` for NaN, a label out of range, or an image without a box."
-    label, top = to_numpy(labels).astype(int).reshape(-1), top_classes(logits, self.keep)
-    if len(label) and not 0 <= label.min() <= label.max() < np.shape(logits)[1]:
+    label = to_numpy(labels).astype(int).reshape(-1)
+    top = np.zeros((len(label), 0), dtype=int) if logits is None else top_classes(logits, self.keep)
+    if len(label) and logits is not None and not 0 <= label.min() <= label.max() < np.shape(logits)[1]:
         raise DataError(f"labels go from {label.min()} to {label.max()}, but the logits have {np.shape(logits)[1]} classes")
     row = dict(label=label, top=top)
     if boxes is not None:
         boxes, classes = _check_boxes(boxes, len(label)), np.concatenate([label[:, None], top], 1)
-        maps, masks = pick_maps(cams, classes), [None] * len(label) if masks is None else masks
-        scored = [self._score(*args) for args in zip(maps, classes, boxes, masks)]
+        maps = pick_maps(cams, classes)
+        scored = [self._score(*args) for args in zip(maps, classes, boxes, masks or [None] * len(label))]
         row.update(gt=[s[0][0] for s in scored], pred=[s[0][1:] for s in scored], multi=[s[1] for s in scored], miss=[s[3] for s in scored])
         row["area"] = [box_area(b).max() / np.prod(self.size) for b in boxes]
+        if masks is not None: row["pixels"] = [np.zeros((2, len(self.thresholds) + 3), np.uint32) if s[2] is None else s[2] for s in scored]
     self._add({k: np.asarray(v) for k, v in row.items()})
-    if boxes is not None: self.pixels = self.pixels + sum(s[2] for s in scored)
 
 # %% ../nbs/21_metrics.ipynb #dadc53e0
 @patch
 def _add(self:LocalizationMetrics, row):
     if not len(row["label"]): return
-    if self._rows and self._rows[0].keys() != row.keys(): raise DataError("some images came with boxes and some without")
+    if self._rows and self._rows[0].keys() != row.keys(): raise DataError("some images came with boxes (or masks) and some without")
     self._rows.append(row)
 
 # %% ../nbs/21_metrics.ipynb #23389e97
@@ -198,15 +198,15 @@ def _column(self:LocalizationMetrics, protocol):
 def classification(self:LocalizationMetrics)->dict: # percent
     "Top-1 and top-5 accuracy."
     right, n = self._get("top") == self._get("label")[:, None], len(self)
-    return {f"top{k}_cls": float(100 * right[:, :k].any(1).sum() / n) for k in (1, 5) if k <= self.keep}
+    return {f"top{k}_cls": float(100 * right[:, :k].any(1).sum() / n) for k in (1, 5) if k <= right.shape[1]}
 
 # %% ../nbs/21_metrics.ipynb #80e750ca
 @patch
 def _per_image(self:LocalizationMetrics, map):
     "Every metric as a matrix [N, T]: its mean over images is its value at each threshold."
     iou, gt, right = self.best_ious(map), self._get("gt"), self._get("top") == self._get("label")[:, None]
-    out = {"gt_known": iou >= np.float32(.5), "top1_loc": right[:, :1] & (gt >= np.float32(.5))}
-    if self.keep >= 5: out["top5_loc"] = right.any(1, keepdims=True) & (gt >= np.float32(.5))
+    out = {"gt_known": iou >= np.float32(.5)}
+    out |= {f"top{k}_loc": right[:, :k].any(1, keepdims=True) & (gt >= np.float32(.5)) for k in (1, 5) if k <= right.shape[1]}
     out |= {f"maxboxacc_{round(100*d)}": iou >= np.float32(d) for d in IOUS}
     if self.multi and map == "gt": out |= {f"maxboxaccv2_{round(100*d)}": self._get("multi") >= np.float32(d) for d in IOUS}
     return {"mean_iou": iou, **out}
@@ -237,18 +237,18 @@ def compute(self:LocalizationMetrics,
     best = self.curve(protocol.map).argmax() if i is None else i
     out = dict(protocol=str(protocol), threshold=round(float(self.thresholds[best]), 6), images=len(self))
     out |= self._values(protocol) | self.classification()
-    if not self.pixels.any() or protocol.map != "gt": return out
+    if "pixels" not in self._rows[0] or protocol.map != "gt": return out
     pixel_iou = self.pixel_iou()
     return out | dict(pxap=self.pxap(), pixel_iou=float(pixel_iou.max() if i is None else pixel_iou[i]))
 
-# %% ../nbs/21_metrics.ipynb #76a837f3
+# %% ../nbs/21_metrics.ipynb #5264454f
 @patch
 def hits(self:LocalizationMetrics, protocol:Protocol=Protocol(), iou:float=.5)->np.ndarray: # [N] bool
     "Which images are found under a protocol."
     i = self._column(protocol)
     return self.best_ious(protocol.map)[:, self.curve(protocol.map, iou).argmax() if i is None else i] >= np.float32(iou)
 
-# %% ../nbs/21_metrics.ipynb #41f029b1
+# %% ../nbs/21_metrics.ipynb #3f2c7e56
 def bootstrap_interval(values, # [N] one number (or hit) per image
                        level:float=.95, # coverage
                        n:int=1000, # resamples
@@ -259,41 +259,48 @@ def bootstrap_interval(values, # [N] one number (or hit) per image
     means = np.array([rng.choice(values, len(values)).mean() for _ in range(n)])
     return tuple(float(q) for q in np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
 
-# %% ../nbs/21_metrics.ipynb #a86dac93
+# %% ../nbs/21_metrics.ipynb #c47b7345
 @patch
 def _count_pixels(self:LocalizationMetrics, scores, mask):
     "Object and background pixels in each score bin, [2, T+3]."
     mask = to_numpy(mask).astype(np.uint8)
     if mask.shape != scores.shape: raise DataError(f"a mask of shape {mask.shape} for a map of shape {scores.shape}")
     edges = np.concatenate([[-1], self.thresholds, [1, 2, 3]])
-    return np.stack([np.histogram(scores[mask == kind], edges)[0] for kind in (1, 0)])
+    return np.stack([np.histogram(scores[mask == kind], edges)[0] for kind in (1, 0)]).astype(np.uint32)
 
-# %% ../nbs/21_metrics.ipynb #91de157f
+# %% ../nbs/21_metrics.ipynb #2867d68d
+def _pixel_scores(counts):
+    "PxAP [...] and pixel IoU [..., T], in percent, from counts [..., 2, T+3] of object and background pixels in each score bin."
+    inside, outside = np.moveaxis(counts[..., ::-1].cumsum(-1)[..., ::-1].astype(np.float64), -2, 0)
+    tp, fp, n = inside[..., 1:], outside[..., 1:], inside[..., :1]
+    precision, recall = tp / np.maximum(tp + fp, 1), tp / np.maximum(n, 1)
+    return 100 * (precision[..., :-1] * -np.diff(recall)).sum(-1), 100 * (tp / np.maximum(n + fp, 1))[..., :-2]
+
+# %% ../nbs/21_metrics.ipynb #dddc2a52
 @patch
-def _pixel_counts(self:LocalizationMetrics):
-    "Object and background pixels that score at least each threshold, [T+2] each, and the number of object pixels."
-    inside, outside = self.pixels[:, ::-1].cumsum(1)[:, ::-1]
-    return inside[1:], outside[1:], inside[0]
+def _pixels(self:LocalizationMetrics):
+    "Counts of all images together, [2, T+3]."
+    return self._get("pixels").sum(0, dtype=np.int64)
 
-# %% ../nbs/21_metrics.ipynb #fde6aa63
+# %% ../nbs/21_metrics.ipynb #3f3571f4
 @patch
 def pxap(self:LocalizationMetrics)->float: # percent
     "Area under the precision-recall curve of pixels (PxAP; Choe et al., CVPR 2020)."
-    tp, fp, n = (x[::-1] if np.ndim(x) else x for x in self._pixel_counts())
-    return float(100 * (tp / np.maximum(tp + fp, 1))[1:] @ np.diff(tp / max(n, 1)))
+    return float(_pixel_scores(self._pixels())[0])
 
-# %% ../nbs/21_metrics.ipynb #c47b7345
+# %% ../nbs/21_metrics.ipynb #77bd0634
 @patch
 def pixel_iou(self:LocalizationMetrics)->np.ndarray: # [T] percent
     "Intersection over union of all object pixels with all pixels at or above each threshold."
-    tp, fp, n = self._pixel_counts()
-    return 100 * (tp / np.maximum(n + fp, 1))[:len(self.thresholds)]
+    return _pixel_scores(self._pixels())[1]
 
-# %% ../nbs/21_metrics.ipynb #bcee2c26
+# %% ../nbs/21_metrics.ipynb #2fdfe48b
 @patch
 def _released(self:LocalizationMetrics):
     "The released evaluation, number for number; note what it calls GT-Known."
-    if self.keep < 5: raise LcaError("protocol 'released' needs the maps of five predicted classes: LocalizationMetrics(keep=5)")
+    ranked = self._get("top").shape[1] if len(self) else self.keep
+    if ranked < 5: raise LcaError("protocol 'released' needs the maps of five predicted classes: LocalizationMetrics(keep=5)")
+    if not np.array_equal(self.thresholds, THRESHOLDS): raise LcaError("protocol 'released' needs the thresholds 0, 0.01 ... 0.99")
     n, right, iou, tops = len(self), self._get("top") == self._get("label")[:, None], self._get("pred"), (1, 5)
     hit = {d: iou >= np.float32(d) for d in IOUS}  # [N, 5, T]
     det = {(d, k): hit[d][:, :k].any(1).sum(0) for d in IOUS for k in tops}
@@ -305,7 +312,7 @@ def _released(self:LocalizationMetrics):
         out |= {f"{kind}_optThred_thr_{100*d:.2f}_top-{k}": counts[d, k].argmax() * .01 for d in IOUS for k in tops}
     return {k: float(v) for k, v in out.items()}
 
-# %% ../nbs/21_metrics.ipynb #57a356dd
+# %% ../nbs/21_metrics.ipynb #06881586
 @patch
 def table(self:LocalizationMetrics,
           val_threshold=None, # a threshold, {"gt": ..., "pred": ...}, or the val split's LocalizationMetrics to choose it from
@@ -314,7 +321,7 @@ def table(self:LocalizationMetrics,
          )->list[dict]: # one row per protocol, each naming it
     "Every protocol that can be computed: maps gt and pred, rules fixed, val and oracle."
     rows = []
-    for m in ("gt", "pred"):
+    for m in ("gt", "pred") if self._get("top").shape[1] else ("gt",):
         val = val_threshold
         if isinstance(val, LocalizationMetrics): val = val.choose_threshold(m)
         elif isinstance(val, dict): val = val.get(m)
@@ -322,24 +329,25 @@ def table(self:LocalizationMetrics,
         rows += [self.compute(Protocol(m, r, t, split)) for r, t in rules if t is not None or r == "oracle"]
     return rows
 
-# %% ../nbs/21_metrics.ipynb #06881586
+# %% ../nbs/21_metrics.ipynb #a47e4483
 @patch
 def _fixed(self:LocalizationMetrics, p):
     "The protocol with an oracle's threshold spelled out (chosen once, on all images)."
     return Protocol(p.map, "fixed", float(self.thresholds[self.curve(p.map).argmax()]), p.split) if p.rule == "oracle" else p
 
-# %% ../nbs/21_metrics.ipynb #2dcc9814
+# %% ../nbs/21_metrics.ipynb #87ec478c
 @patch
 def _groups(self:LocalizationMetrics, protocol, groups):
     "One row of metrics for each (description, images [N] bool)."
     p, matrices = self._fixed(protocol), self._per_image(protocol.map)
-    right = self._get("top")[:, 0] == self._get("label")
+    right = (self._get("top") == self._get("label")[:, None])[:, :1]
     def row(about, rows):
-        got = {**self._values(p, rows, matrices), "top1_cls": 100 * float(right[rows].mean())} if rows.any() else {}
+        got = self._values(p, rows, matrices) if rows.any() else {}
+        if got and right.size: got["top1_cls"] = 100 * float(right[rows].mean())
         return dict(protocol=str(protocol), **about, images=int(rows.sum()), **got)
     return [row(*g) for g in groups]
 
-# %% ../nbs/21_metrics.ipynb #2e0298da
+# %% ../nbs/21_metrics.ipynb #71b4a737
 @patch
 def by(self:LocalizationMetrics,
        values, # [N] one number per image, in the order of the updates (a dial, the box area, ...)
@@ -353,14 +361,14 @@ def by(self:LocalizationMetrics,
     inside = (values >= edges[0]) & (values <= edges[-1])
     return self._groups(protocol, [(dict(low=float(a), high=float(b)), inside & (bins == i)) for i, (a, b) in enumerate(zip(edges[:-1], edges[1:]))])
 
-# %% ../nbs/21_metrics.ipynb #87ec478c
+# %% ../nbs/21_metrics.ipynb #9f32379d
 SIZE_EDGES = (0, .05, .1, .2, .3, .5, 1)  # of the image's area
 @patch
 def by_size(self:LocalizationMetrics, protocol:Protocol=Protocol(), edges=SIZE_EDGES)->list[dict]: # rows as of `by`
     "The metrics by the area of the (largest) true box, as a fraction of the image."
     return self.by(self._get("area"), edges, protocol)
 
-# %% ../nbs/21_metrics.ipynb #9f32379d
+# %% ../nbs/21_metrics.ipynb #442805c9
 @patch
 def per_class(self:LocalizationMetrics,
               protocol:Protocol=Protocol(), # an oracle's threshold is chosen once, on all images
@@ -371,16 +379,17 @@ def per_class(self:LocalizationMetrics,
     named = lambda k: str(k) if names is None else str(names[k])
     return self._groups(protocol, [({"class": named(k)}, label == k) for k in np.unique(label)])
 
-# %% ../nbs/21_metrics.ipynb #442805c9
+# %% ../nbs/21_metrics.ipynb #897370dc
 @patch
 def errors(self:LocalizationMetrics, protocol:Protocol=Protocol())->dict: # "protocol", then percent of all images; they add up to 100
     "What happened to each image: Top-1 Loc right, classification wrong, or the box multi-instance, part, more, wrong (TS-CAM's taxonomy)."
+    if not self._get("top").shape[1]: raise LcaError("the error taxonomy needs to know what was predicted: update with logits")
     right = self._get("top")[:, 0] == self._get("label")
     kind = self._get("miss")[:, self._column(self._fixed(protocol))]
     out = {"right": right & (kind == 0), "classification": ~right, **{k: right & (kind == i) for i, k in enumerate(MISSES) if i}}
     return dict(protocol=str(protocol)) | {k: 100 * float(v.mean()) for k, v in out.items()}
 
-# %% ../nbs/21_metrics.ipynb #3a3b1ce6
+# %% ../nbs/21_metrics.ipynb #bdb8e66d
 @patch
 def failures(self:LocalizationMetrics,
              n:int=12, # at most
@@ -391,7 +400,7 @@ def failures(self:LocalizationMetrics,
     worst = np.argsort(iou, kind="stable")[:n]
     return worst[iou[worst] < np.float32(.5)]
 
-# %% ../nbs/21_metrics.ipynb #d872d96e
+# %% ../nbs/21_metrics.ipynb #66dc9546
 @patch
 def iou_curve(self:LocalizationMetrics,
               protocol:Protocol=Protocol(), # an oracle's threshold is the one that is best at IoU 0.5
@@ -401,7 +410,7 @@ def iou_curve(self:LocalizationMetrics,
     iou = self.best_ious(protocol.map)[:, self._column(self._fixed(protocol))]
     return 100 * (iou[:, None] >= np.float32(ious)).mean(0)
 
-# %% ../nbs/21_metrics.ipynb #66dc9546
+# %% ../nbs/21_metrics.ipynb #0fd077b4
 @patch
 def intervals(self:LocalizationMetrics,
               protocol:Protocol=Protocol(),
@@ -409,19 +418,24 @@ def intervals(self:LocalizationMetrics,
               draws:int=1000, # resamples
               seed:int=0,
              )->dict: # metric -> (low, high), percent
-    "Bootstrap intervals over images, for every metric that is a mean over images (all but PxAP and pixel IoU)."
+    "Bootstrap intervals over images, for every metric; PxAP and pixel IoU are computed anew from the pixels of each sample."
     n, i = len(self), self._column(protocol)
     top = self._get("top") == self._get("label")[:, None]
-    matrices = self._per_image(protocol.map) | {f"top{k}_cls": top[:, :k].any(1, keepdims=True) for k in (1, 5) if k <= self.keep}
-    rng, got = np.random.default_rng(seed), {k: [] for k in matrices}
+    matrices = self._per_image(protocol.map) | {f"top{k}_cls": top[:, :k].any(1, keepdims=True) for k in (1, 5) if k <= top.shape[1]}
+    pixels = self._get("pixels") if protocol.map == "gt" and "pixels" in self._rows[0] else None
+    rng, got = np.random.default_rng(seed), {k: [] for k in [*matrices, *(["pxap", "pixel_iou"] if pixels is not None else [])]}
     for part in np.array_split(np.arange(draws), -(-draws // 100)):
         weight = rng.multinomial(n, np.full(n, 1 / n), len(part)).astype(np.float32) / n  # [D, N]
         for k, m in matrices.items():
             got[k].append((weight @ (m if i is None or m.shape[1] == 1 else m[:, i:i+1]).astype(np.float32)).max(1))
+        if pixels is None: continue
+        pxap, iou = _pixel_scores((n * weight.astype(np.float64) @ pixels.reshape(n, -1)).reshape(len(part), *pixels.shape[1:]))
+        got["pxap"].append(pxap / 100)
+        got["pixel_iou"].append((iou.max(1) if i is None else iou[:, i]) / 100)
     tails = (50 - level / 2, 50 + level / 2)
     return {k: tuple(100 * float(v) for v in np.percentile(np.concatenate(x), tails)) for k, x in got.items()}
 
-# %% ../nbs/21_metrics.ipynb #5b81fe57
+# %% ../nbs/21_metrics.ipynb #3ad537de
 def score_boxes(predicted, # [N, 4] or [4] xyxy
                 truth, # per image [n, 4] xyxy
                )->dict: # percent
@@ -431,7 +445,7 @@ def score_boxes(predicted, # [N, 4] or [4] xyxy
     acc = {f"maxboxacc_{round(100*d)}": 100 * float((iou >= d).mean()) for d in IOUS}
     return dict(gt_known=acc["maxboxacc_50"], **acc, maxboxacc_mean=float(np.mean(list(acc.values()))), mean_iou=100 * float(iou.mean()))
 
-# %% ../nbs/21_metrics.ipynb #dc854e9d
+# %% ../nbs/21_metrics.ipynb #27d74d37
 def whole_image_baseline(boxes, # per image [n, 4] int xyxy in network pixels
                          size:int|tuple[int, int]=224,
                         )->dict: # "name" and percentages
@@ -439,7 +453,7 @@ def whole_image_baseline(boxes, # per image [n, 4] int xyxy in network pixels
     H, W = (size, size) if isinstance(size, int) else size
     return dict(name="whole image", **score_boxes([0, 0, W - 1, H - 1], boxes))
 
-# %% ../nbs/21_metrics.ipynb #8335f8a9
+# %% ../nbs/21_metrics.ipynb #51f27c4c
 def centred_box(fraction:float, # of the image's sides, in (0, 1]
                 size:int|tuple[int, int]=224,
                )->np.ndarray: # [4] int xyxy
@@ -448,7 +462,7 @@ def centred_box(fraction:float, # of the image's sides, in (0, 1]
     low = np.round(side * (1 - fraction) / 2).astype(int)
     return np.concatenate([low, side - 1 - low])
 
-# %% ../nbs/21_metrics.ipynb #d4fd1c54
+# %% ../nbs/21_metrics.ipynb #50be10a5
 def best_centred_baseline(val_boxes, # per val image [n, 4]: the side is chosen on these
                           test_boxes, # per test image [n, 4]: the score is reported on these
                           size:int|tuple[int, int]=224,
@@ -460,25 +474,25 @@ def best_centred_baseline(val_boxes, # per val image [n, 4]: the side is chosen 
     f = float(fractions[max(range(len(val)), key=lambda i: (val[i]["gt_known"], val[i]["mean_iou"]))])
     return dict(name=f"best centred box (side {f:.2f}, chosen on val)", fraction=round(f, 6), **score_boxes(centred_box(f, size), test_boxes))
 
-# %% ../nbs/21_metrics.ipynb #000c9faa
+# %% ../nbs/21_metrics.ipynb #e17cba61
 @patch
 def state_dict(self:LocalizationMetrics)->dict: # name -> array
     "Everything collected, as plain arrays."
     names = self._rows[0] if self._rows else ()
     settings = dict(size=np.array(self.size), thresholds=self.thresholds, keep=np.array(self.keep), use_multi=np.array(self.multi))
-    return dict(**settings, pixels=self.pixels, **{f"row_{k}": self._get(k) for k in names})
+    return dict(**settings, **{f"row_{k}": self._get(k) for k in names})
 
-# %% ../nbs/21_metrics.ipynb #51f27c4c
+# %% ../nbs/21_metrics.ipynb #667ad2c3
 @patch
 def load_state_dict(self:LocalizationMetrics, state:dict)->LocalizationMetrics:
     "Become what `state_dict` described."
     self.size, self.thresholds = tuple(int(s) for s in state["size"]), np.asarray(state["thresholds"])
-    self.keep, self.multi, self.pixels = int(state["keep"]), bool(state["use_multi"]), np.asarray(state["pixels"]).copy()
+    self.keep, self.multi = int(state["keep"]), bool(state["use_multi"])
     row = {k[4:]: np.asarray(v) for k, v in state.items() if k.startswith("row_")}
     self._rows = [row] if row else []
     return self
 
-# %% ../nbs/21_metrics.ipynb #50be10a5
+# %% ../nbs/21_metrics.ipynb #c81894dd
 @patch
 def merge(self:LocalizationMetrics,
           other:LocalizationMetrics, # measured elsewhere, on other images, with the same settings
@@ -489,10 +503,9 @@ def merge(self:LocalizationMetrics,
         if a != b: raise LcaError(f"cannot merge: {name} is {a} here and {b} there")
     if not np.array_equal(self.thresholds, other.thresholds): raise LcaError("cannot merge: the thresholds differ")
     for row in other._rows: self._add(row)
-    self.pixels = self.pixels + other.pixels
     return self
 
-# %% ../nbs/21_metrics.ipynb #c13156b4
+# %% ../nbs/21_metrics.ipynb #8bb6b24a
 @patch
 def save(self:LocalizationMetrics,
          path:str|Path, # .npz file, replaced atomically
@@ -500,7 +513,7 @@ def save(self:LocalizationMetrics,
     "Write everything collected; `LocalizationMetrics.load` reads it back."
     with atomic_write(path, "wb") as f: np.savez_compressed(f, **self.state_dict())
 
-# %% ../nbs/21_metrics.ipynb #a52ca6ff
+# %% ../nbs/21_metrics.ipynb #a79f0e84
 @patch(cls_method=True)
 def load(cls:LocalizationMetrics, path:str|Path)->LocalizationMetrics:
     "Read what `save` wrote. Raises `DataError` if the file is damaged."
@@ -509,7 +522,7 @@ def load(cls:LocalizationMetrics, path:str|Path)->LocalizationMetrics:
     except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as e:
         raise DataError(f"{path} is not a file that LocalizationMetrics.save wrote ({e})") from e
 
-# %% ../nbs/21_metrics.ipynb #667ad2c3
+# %% ../nbs/21_metrics.ipynb #be575400
 @patch
 def gather(self:LocalizationMetrics)->LocalizationMetrics: # self
     "Merge what all processes of `torch.distributed` collected, in the order of their ranks; alone, nothing happens."
@@ -521,32 +534,56 @@ def gather(self:LocalizationMetrics)->LocalizationMetrics: # self
     for s in states: self.merge(LocalizationMetrics().load_state_dict(s))
     return self
 
-# %% ../nbs/21_metrics.ipynb #a79f0e84
+# %% ../nbs/21_metrics.ipynb #8dcb2284
 class MapFolder:
     "A folder of `.npy` maps, read when needed. Raises `DataError` naming the file that is missing or damaged."
     def __init__(self, folder:str|Path): # searched with its subfolders
-        self.files = {p.stem: p for p in sorted(Path(folder).rglob("*.npy"))}
+        self.folder, self.files = Path(folder), {}
+        if not self.folder.is_dir(): raise DataError(f"{folder}: no such folder of maps")
+        for p in sorted(self.folder.rglob("*.npy")):
+            self.files[p.relative_to(self.folder).with_suffix("").as_posix()] = p
+            self.files[p.stem] = None if p.stem in self.files and self.files[p.stem] != p else p  # None: several share the name
         if not self.files: raise DataError(f"{folder} holds no .npy file")
 
-    def missing(self, names)->list[str]: # names of images (any folder and suffix are ignored)
-        "The images that have no map."
-        return [n for n in names if Path(n).stem not in self.files]
+# %% ../nbs/21_metrics.ipynb #35c06f4d
+@patch
+def path(self:MapFolder, name:str)->Path|None: # of an image, e.g. "001.Black_footed_Albatross/a.jpg"
+    "The map's file, or None. Raises `DataError` if several files could be meant."
+    name = Path(name).with_suffix("")
+    for key in (name.as_posix(), "/".join(name.parts[1:]), name.name):
+        if self.files.get(key): return self.files[key]
+    if name.name in self.files: raise DataError(f"{self.folder}: several maps are named {name.name}.npy; give them their images' folders, {name}.npy")
+@patch
+def missing(self:MapFolder, names)->list[str]:
+    "The images that have no map."
+    return [n for n in names if self.path(n) is None]
+@patch
+def require(self:MapFolder, names, what:str="images"):
+    "Raises `DataError` with the number and the first names of the missing maps."
+    gone = self.missing(names)
+    first = ", ".join(gone[:5]) + (" ..." if len(gone) > 5 else "")
+    if gone: raise DataError(f"{self.folder} has no map for {len(gone)} of {len(names)} {what}: {first}")
 
-    def batch(self, names): # names of images -> something that `LocalizationMetrics.update` takes as its maps
-        "The maps of some images. Raises `DataError` for one that is missing or damaged."
-        return _MapBatch([self._open(n) for n in names])
+# %% ../nbs/21_metrics.ipynb #425f74c0
+@patch
+def batch(self:MapFolder, names): # names of images -> something that `LocalizationMetrics.update` takes as its maps
+    "The maps of some images. Raises `DataError` for one that is missing or damaged."
+    return _MapBatch([self._open(n) for n in names], list(names))
 
-# %% ../nbs/21_metrics.ipynb #3fd9b527
+# %% ../nbs/21_metrics.ipynb #3d8fafe0
 @patch
 def _open(self:MapFolder, name):
-    path = self.files.get(Path(name).stem)
+    path = self.path(name)
     if path is None: raise DataError(f"no map {Path(name).stem}.npy for the image {name}")
     try: m = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as e: raise DataError(f"{path} is not a map that numpy.save wrote ({e})") from e
     if m.ndim not in (2, 3) or m.dtype.kind not in "fui": raise DataError(f"{path}: a map has the shape [h, w] or [K, h, w], not {m.shape} {m.dtype}")
     return m
 class _MapBatch:
-    def __init__(self, maps): self.maps = maps
-    def maps_for(self, classes):
-        pick = lambda m, ks: np.broadcast_to(m, (len(ks), *m.shape)) if m.ndim == 2 else m[ks]
-        return np.stack([pick(m, to_numpy(ks)) for m, ks in zip(self.maps, classes)])
+    def __init__(self, maps, names): self.maps, self.names = maps, names
+    def maps_for(self, classes): return np.stack([self._pick(*args) for args in zip(self.maps, self.names, classes)])
+    def _pick(self, m, name, ks):
+        if m.ndim == 2: return np.broadcast_to(m, (len(ks), *m.shape))
+        if len(m) == 1: return np.broadcast_to(m[0], (len(ks), *m.shape[1:]))
+        if max(ks) >= len(m): raise DataError(f"the maps of {name} are for {len(m)} classes; class {int(max(ks))} is asked for")
+        return np.stack([m[int(k)] for k in ks])

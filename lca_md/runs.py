@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from .core import Config, ConfigError, LcaError, Settings
 from .core import atomic_write, check_keys, coerce, config_fields, config_path, fresh_folder, nearest, setting
+from .predict import LocalizeConfig
 from .train import EvalConfig
 
 # %% ../nbs/32_runs.ipynb #7b183415
-def notebook_path(name:str, # "train", "evaluate", "quickstart" or "pretrain"
+def notebook_path(name:str, # "train", "evaluate", "localize", "quickstart" or "pretrain"
                  )->Path:
     "The run notebook `name`. Raises `ConfigError` listing what there is."
     here = Path(__file__).parent if "__file__" in globals() else Path("../lca_md").resolve()
@@ -57,7 +58,7 @@ class DemoConfig(Settings):
     threads:int = setting(0, "CPU threads (0: PyTorch's choice)")
 
 # %% ../nbs/32_runs.ipynb #a2bd9124
-SETTINGS = {"train": Config, "evaluate": EvalConfig, "quickstart": DemoConfig}
+SETTINGS = {"train": Config, "evaluate": EvalConfig, "localize": LocalizeConfig, "quickstart": DemoConfig}
 def check_parameters(name:str, # run notebook
                      params:dict, # what was given
                     )->dict: # the same, in the fields' types

@@ -66,28 +66,52 @@ def test_equal_to_plain_loop_any_map(levels, thresholds):
     np.testing.assert_array_equal(largest_boxes(levels[None], thresholds)[0], plain_boxes(levels, thresholds))
 
 
+def by_tree(levels, cuts, sweep):
+    H, W = levels.shape
+    return B._by_tree(levels, cuts, B._workspace(-(-(H + 2) // 8) * 8, -(-(W + 2) // 8) * 8), sweep)[cuts]
+
+
 @settings(max_examples=300, deadline=None)
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.sampled_from([0, 1, 2, 127, 128, 254, 255])))
-def test_walking_equals_tracing(levels):
-    "Both ways to sweep, at every level that the map has; the walk as written, not compiled."
+def test_sweep_equals_tracing(levels):
+    "Both ways to sweep, at every level that the map has; the sweep as written, not compiled."
     cuts = np.unique(levels)[:-1].astype(int)
     if not len(cuts): return
     want = [B.largest_box(levels, level) for level in cuts]
-    np.testing.assert_array_equal(B._by_walking(levels, cuts, B._walk), want)
+    np.testing.assert_array_equal(by_tree(levels, cuts, B._sweep), want)
     np.testing.assert_array_equal(B._by_tracing(levels, cuts), want)
 
 
-def test_compiled_walk_equals_tracing():
-    pytest.importorskip("numba")
-    walk, rng = B._compiled(), np.random.default_rng(0)
-    for m in [*map_levels(gt_maps()[:4]), *map_levels(rng.random((4, 14, 14)), (96, 120)), rng.integers(0, 256, (40, 33), dtype=np.uint8)]:
-        cuts = np.arange(m.max())
-        np.testing.assert_array_equal(B._by_walking(m, cuts, walk), B._by_tracing(m, cuts))
+@pytest.mark.parametrize("kind", ["coarse", "noise", "waves", "mazes", "rings"])
+def test_compiled_sweep_equals_tracing(kind):
+    "All levels of larger maps: many islands that compete, touch at corners only, lie in each other's holes, or have equal areas."
+    sweep, rng = B._compiled()["_sweep"], np.random.default_rng(sum(map(ord, kind)))
+    for i in range(12):
+        H, W = rng.integers(20, 130, 2)
+        y, x = np.mgrid[:H, :W]
+        m = {"coarse": lambda: cv2.resize(rng.random((rng.integers(2, 15), rng.integers(2, 15))), (int(W), int(H))),
+             "noise": lambda: rng.random((H, W)),
+             "waves": lambda: np.sin(x * rng.uniform(.05, .7)) * np.sin(y * rng.uniform(.05, .7)) + rng.uniform(0, .01) * x,
+             "mazes": lambda: np.kron(rng.random((-(-H // 3), -(-W // 3))), np.eye(3) + .3 * rng.random((3, 3)))[:H, :W],
+             "rings": lambda: np.cos(np.hypot(x - W * rng.random(), y - H * rng.random()) * rng.uniform(.1, .9))}[kind]()
+        levels = to_levels(normalize_map(m))
+        if i % 3 == 0: levels = levels // 32 * 32
+        cuts = np.arange(levels.min(), levels.max())
+        np.testing.assert_array_equal(by_tree(levels, cuts, sweep), B._by_tracing(levels, cuts))
 
 
-def test_without_numba_the_same_boxes(monkeypatch):
+def test_settling_in_parts():
+    "More islands than the list of them holds: it is settled in between, with the same answer."
+    levels = np.random.default_rng(3).integers(0, 40, (60, 70), dtype=np.uint8)
+    work, cuts = list(B._workspace(64, 72)), np.arange(39)
+    work[-2] = np.empty((1500, 6), np.int32)
+    np.testing.assert_array_equal(B._by_tree(levels, cuts, tuple(work), B._compiled()["_sweep"])[cuts], B._by_tracing(levels, cuts))
+
+
+def test_few_and_many_boxes_agree(monkeypatch):
     levels = map_levels(gt_maps()[:6])
-    monkeypatch.setattr(B, "_compiled", lambda: None)
+    np.testing.assert_array_equal(largest_boxes(levels, GOLDEN["thresholds"]), GOLDEN["gtclass_boxes"][:6])
+    monkeypatch.setattr(B, "LARGE_SWEEP", 10**9)
     np.testing.assert_array_equal(largest_boxes(levels, GOLDEN["thresholds"]), GOLDEN["gtclass_boxes"][:6])
 
 
@@ -95,6 +119,7 @@ def test_without_numba_the_same_boxes(monkeypatch):
 @given(hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=3, max_side=9), elements=st.floats(-1e6, 1e6)),
        st.integers(1, 20), st.integers(1, 20))
 def test_levels_in_one_step(maps, H, W):
+    B._compiled()
     np.testing.assert_array_equal(map_levels(maps, (H, W)), to_levels(normalize_map(resize_maps(maps, (H, W)))))
 
 

@@ -150,7 +150,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_empty_folder_and_folder_above(tree, tmp_path):
-    with pytest.raises(DataError, match="holds none of classes.txt"): open_split(tmp_path, "train")
+    with pytest.raises(DataError, match="fits no layout; looked for CUB.s lists"): open_split(tmp_path, "train")
     with pytest.raises(DataError, match="did you mean .*cub"): open_split(shutil.copytree(tree, tmp_path / "cub").parent, "train")
 
 
@@ -376,8 +376,9 @@ def test_a_plain_index_is_random_and_a_draw_is_not(ds):
 
 def test_posterize_at_zero_bits(ds):
     "timm asks Pillow for 0 bits when the magnitude reaches 10; Pillow 13 refuses."
-    ops = {op.name: op for t in ds.transform.transforms for op in getattr(t, "ops", [])}
-    op = cub_transform(32).transforms[2].ops[list(ops).index("PosterizeIncreasing")]
+    make = lambda: cub_transform(32).transforms[2].step.ops
+    ops = {op.name: op for op in make()}
+    op = make()[list(ops).index("PosterizeIncreasing")]
     op.prob, op.magnitude, op.magnitude_std = 1.0, 10, 0
     im = Image.new("RGB", (8, 8), (200, 100, 50))
     assert op(im).getextrema() == ((0, 0),) * 3

@@ -126,7 +126,7 @@ def test_failing_notebook_names_its_cause(birds, tmp_path):
     assert (tmp_path/"run"/"train.html").is_file()  # the executed notebook is kept, and shows where
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "quickstart", "pretrain"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "localize", "quickstart", "pretrain"])
 def test_run_notebooks_have_commented_parameters(name):
     cells = [c for c in nbformat.read(notebook_path(name), 4).cells if "parameters" in c.metadata.get("tags", [])]
     assert len(cells) == 1 and all("#" in line for line in cells[0].source.splitlines())
