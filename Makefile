@@ -10,7 +10,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PACKAGING := setup.py settings.ini pyproject.toml
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install install-dev test coverage bench export site serve lab lint clean
+.PHONY: help demo install install-dev test test-site coverage bench export site explorer serve lab diff table lint clean
 
 help: ## list the commands
 	@echo "lca_md: weakly supervised object localization, a book in notebooks and a package"
@@ -42,11 +42,26 @@ lint: install-dev ## style checks of package, tests and tools
 site: install-dev ## build the book's website into _site/
 	$(PY) tools/website.py build
 
+explorer: install-dev ## make the threshold explorer's data anew (after a change of the shipped weights)
+	$(PY) tools/explorer.py
+
+test-site: install-dev ## the website's tests, in a real browser too (needs Chromium and npm)
+	$(PY) -m pip install --disable-pip-version-check -q 'playwright>=1.50'
+	npm install --prefix build/browser --no-save --no-audit --no-fund --silent axe-core@4
+	$(ONE_THREAD) $(PY) -m pytest -rs tests/test_site.py tests/test_site_browser.py $(ARGS)
+
 serve: install-dev ## build the website and show it at a local address (PORT=8000)
 	$(PY) tools/website.py serve --port $(or $(PORT),8000)
 
-lab: install-dev ## open the book in JupyterLab
-	$(PY) -m jupyterlab --notebook-dir=nbs $(ARGS)
+lab: install-dev ## open the book in JupyterLab, each notebook with a text twin in build/text/
+	@mkdir -p build/text
+	$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ARGS)
+
+diff: install-dev ## readable diff of the changed notebooks, without outputs (REF=main)
+	@$(PY) tools/review.py $(or $(REF),HEAD)
+
+table: install-dev ## cells, pictures, words and tests of each chapter, against the book's style
+	@$(PY) tools/nb.py table
 
 clean: ## remove what the commands above generated (not .venv, not runs/, not data/)
 	rm -rf build dist _proc _docs _site htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -47,6 +47,17 @@ def checkout(tmp_path_factory) -> Path:
     return to
 
 
+@pytest.fixture(scope="session")
+def site(checkout, tmp_path_factory) -> Path:
+    "The website, built from a clean copy (its tests share an xdist group, so that one process builds it once). LCA_SITE=_site takes a built one."
+    if os.environ.get("LCA_SITE"): return (ROOT/os.environ["LCA_SITE"]).resolve()
+    copy = tmp_path_factory.mktemp("site")/"lca_md"
+    shutil.copytree(checkout, copy)
+    r = run_python("tools/website.py", "build", cwd=copy, timeout=1200)
+    assert r.returncode == 0, (r.stdout + r.stderr)[-6000:]
+    return copy/"_site"
+
+
 def pytest_collection_modifyitems(items):
     "Long tests first, so that the workers finish together."
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

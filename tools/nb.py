@@ -93,17 +93,37 @@ def chapters() -> list[Path]:
     return sorted(NBS.glob("[0-9]*.ipynb"))
 
 
-def table():
-    "One line per chapter, to hold against the style of the book."
+TESTED = re.compile(r"(?m)^\s*(test_\w+\(|assert\b|with ExceptionExpected)")
+EXPORT = re.compile(r"(?m)^\s*#\s*\|\s*exports?i?\b")
+STYLE = dict(cells=(15, 60), median=(1, 4), p90=(1, 15), words=(3, 6), tests=(.5, 99))  # what a chapter aims at
+
+
+def measure(path:Path) -> dict:
+    "The figures of one chapter that the book's style speaks of."
     from execnb.nbio import read_nb
-    print(f"{'chapter':<18}{'cells':>6}{'code':>6}{'median':>8}{'p90':>5}{'longest':>9}{'pictures':>10}{'words/line':>12}{'KiB':>6}")
+    cells = read_nb(path).cells
+    code = [c for c in cells if c.cell_type == "code" and any(x.strip() for x in code_of(c.source).splitlines())]
+    sizes = sorted(sum(bool(x.strip()) for x in code_of(c.source).splitlines()) for c in code) or [0]
+    words = sum(len(c.source.split()) for c in cells if c.cell_type == "markdown")
+    exports = [n for c in code if EXPORT.search(c.source) for n in ast.parse(c.source).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    public = sum(not n.name.startswith("_") for n in exports)
+    tested = sum(bool(TESTED.search(c.source)) for c in code if not EXPORT.search(c.source))
+    return dict(cells=len(cells), code=len(code), median=sizes[len(sizes)//2], p90=sizes[int(len(sizes)*.9)], longest=sizes[-1],
+                pictures=sum(any(k.startswith("image/") for k in o.get("data", {})) for c in code for o in c.get("outputs", [])),
+                words=words/max(1, sum(sizes)), exports=public, tests=tested/public if public else None, kib=path.stat().st_size/1024)
+
+
+def table():
+    "One line per chapter; a star marks a figure outside the style's range (words per line are counted only where a chapter exports code)."
+    columns = dict(cells="cells", code="code", median="median", p90="p90", longest="longest", pictures="pictures", words="words/line", exports="exports",
+                   tests="tests/export", kib="KiB")
+    print(f"{'chapter':<18}" + "".join(f"{head:>{len(head) + 3}}" for head in columns.values()))
     for path in chapters():
-        cells = read_nb(path).cells
-        sizes = sorted(n for c in cells if c.cell_type == "code" and (n := len([x for x in code_of(c.source).splitlines() if x.strip()])))
-        words = sum(len(c.source.split()) for c in cells if c.cell_type == "markdown")
-        pictures = sum(any(k.startswith("image/") for k in o.get("data", {})) for c in cells for o in c.get("outputs", []))
-        print(f"{path.stem:<18}{len(cells):>6}{len(sizes):>6}{sizes[len(sizes)//2]:>8}{sizes[int(len(sizes)*.9)]:>5}{sizes[-1]:>9}{pictures:>10}"
-              f"{words/sum(sizes):>12.1f}{path.stat().st_size/1024:>6.0f}")
+        m = measure(path)
+        shown = {k: "" if v is None else f"{v:.1f}" if k in ("words", "tests") else f"{v:.0f}" for k, v in m.items()}
+        out = [k for k, (low, high) in STYLE.items() if m[k] is not None and not low <= m[k] <= high and (k != "words" or m["exports"])]
+        print(f"{path.stem:<18}" + "".join(f"{shown[k] + ('*' if k in out else ' '):>{len(head) + 3}}" for k, head in columns.items()))
+    print("* outside: " + ", ".join(f"{columns[k]} {low:g} to {high:g}" for k, (low, high) in STYLE.items()))
 
 
 def main():

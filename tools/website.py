@@ -3,16 +3,16 @@
 python tools/website.py build            nbs/ -> _proc/ (nbdev) -> build/site/ (pages, names without numbers) -> _site/ (HTML)
 python tools/website.py serve            the same, then show it at a local address
 
-Rendered by Quarto where `quarto` is on the PATH, else by smalldocs, which reads the same _quarto.yml. (Formulas: both load KaTeX or
-MathJax from a content network; without a connection a page shows the formula's source.)
+Rendered by Quarto where `quarto` is on the PATH, else by smalldocs, which reads the same _quarto.yml. Either way the finished pages take
+everything from their own folder: formulas are set by the KaTeX in nbs/assets/, so the site also works without a connection.
 """
-import argparse, functools, http.server, os, re, shutil, subprocess, sys
+import argparse, ast, functools, html, http.server, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from nb import ROOT, settings  # noqa: E402
+from nb import LIB, NBS, ROOT, settings  # noqa: E402
 
 PAGES, SITE = ROOT/"build/site", ROOT/"_site"
 
@@ -28,6 +28,30 @@ def page_text(text:str) -> str:
     return re.sub(r'\n *"output-file: [\w.]+\\n",', "", text)
 
 
+def notebook_links(path:str) -> dict[str, str]:  # what it opens -> address
+    "Where a notebook can be opened: built from settings.ini's git_url and branch, and from nothing else."
+    s = settings()
+    repo, nb = s["git_url"].removeprefix("https://github.com/"), f"{s['nbs_path']}/{path}"
+    return {"colab": f"https://colab.research.google.com/github/{repo}/blob/{s['branch']}/{nb}",
+            "source": f"{s['git_url']}/blob/{s['branch']}/{nb}", "install": f"%pip install -q git+{s['git_url']}"}
+
+
+def links_cell(path:str) -> dict:  # a notebook cell
+    "The line under a page's title: open in Colab, download, source."
+    at, up = notebook_links(path), "../"*path.count("/")
+    line = (f'<p class="page-links"><a href="{at["colab"]}">Open in Colab</a> <a href="{up}notebooks/{path}" download>Download the notebook</a> '
+            f'<a href="{at["source"]}">Source</a> <span>in Colab, run first: <code>{html.escape(at["install"])}</code></span></p>')
+    return {"cell_type": "markdown", "id": "page-links", "metadata": {}, "source": [line]}
+
+
+def add_links(text:str, path:str) -> str:
+    "A staged notebook with the line of links under its title."
+    nb = json.loads(text)
+    first = next((i + 1 for i, c in enumerate(nb["cells"]) if c["cell_type"] == "raw"), 0)
+    nb["cells"].insert(first, links_cell(path))
+    return json.dumps(nb, indent=1, ensure_ascii=False)
+
+
 def address_file() -> str:
     "What _quarto.yml takes from settings.ini, as YAML."
     s = settings()
@@ -35,6 +59,34 @@ def address_file() -> str:
            "repo-url": s["git_url"], "repo-branch": s["branch"], "repo-subdir": s["nbs_path"]}
     return yaml.safe_dump({"website": web}, sort_keys=False)
 
+
+# -- the page that lists every name of the package
+
+def first_lines(module:Path) -> dict[str, str]:  # name or Class.name -> first line of its docstring
+    "What each public name of a module says of itself; methods added with @patch count to the class they patch."
+    out = {}
+    for n in ast.parse(module.read_text(encoding="utf-8")).body:
+        if not isinstance(n, (ast.FunctionDef, ast.ClassDef)) or n.name.startswith("_"): continue
+        name, args = n.name, getattr(n, "args", None)
+        if any("patch" in ast.dump(d) for d in n.decorator_list) and args and args.args: name = f"{ast.unparse(args.args[0].annotation)}.{name}"
+        out[name] = (ast.get_docstring(n) or "").split("\n")[0]
+    return out
+
+
+def api_page() -> str:
+    "Every exported function, class and method, with what it does and where the book explains it, as Markdown."
+    index, out = ast.literal_eval(re.search(r"(?s)d = (\{.*\})", (LIB/"_modidx.py").read_text(encoding="utf-8"))[1])["syms"], []
+    for chapter in sorted(NBS.glob("[0-9]*.ipynb")):
+        module = page_name(chapter.stem)
+        if f"lca_md.{module}" not in index: continue
+        says, at = first_lines(LIB/f"{module}.py"), {k.removeprefix(f"lca_md.{module}."): v[0] for k, v in index[f"lca_md.{module}"].items()}
+        rows = [f"| [`{n}`]({at[n].removeprefix('lca_md/')}) | {s.replace('|', chr(92) + '|')} |" for n, s in says.items() if n in at]
+        if rows: out += [f"## lca_md.{module}\n", f"Chapter: [{module}]({module}.ipynb)\n", "| name | what it does |\n|---|---|", *rows, ""]
+    head = "---\ntitle: Names\ndescription: Every function, class and method of the package, and the page that explains it\n---\n"
+    return head + "\n" + "\n".join(out)
+
+
+# -- from notebooks to pages
 
 def stage():
     "Write everything that a renderer needs into build/site/."
@@ -44,13 +96,66 @@ def stage():
     shutil.rmtree(PAGES, ignore_errors=True)
     PAGES.mkdir(parents=True)
     for src in sorted(p for p in proc.rglob("*") if p.is_file()):
-        if not (ROOT/"nbs"/src.relative_to(proc)).exists(): continue  # left over from a notebook that was renamed
-        dst = PAGES/src.relative_to(proc).with_name(page_name(src.stem) + src.suffix)
+        rel = src.relative_to(proc)
+        if not (NBS/rel).exists() or rel.parts[0] == "assets": continue  # left over from a renamed notebook; assets are copied as they are
+        dst = PAGES/rel.with_name(page_name(src.stem) + src.suffix)
         dst.parent.mkdir(parents=True, exist_ok=True)
         if src.suffix != ".ipynb": shutil.copyfile(src, dst)
-        else: dst.write_text(page_text(src.read_text(encoding="utf-8")), encoding="utf-8")
+        else: dst.write_text(add_links(page_text(src.read_text(encoding="utf-8")), rel.as_posix()), encoding="utf-8")
+    (PAGES/"api.md").write_text(api_page(), encoding="utf-8")
     shutil.copyfile(ROOT/"_quarto.yml", PAGES/"_quarto.yml")
     (PAGES/"nbdev.yml").write_text(address_file(), encoding="utf-8")
+
+
+KATEX = re.compile(r"https://cdn\.jsdelivr\.net/npm/katex@[\w.]+/dist")
+FONTS = re.compile(r"@import url\([\"']?https://fonts\.[^)]*\);?")
+EXPLORER = "threshold-explorer"
+
+
+LANDMARKS = {'<nav class="navbar ': "Site", '<nav id="quarto-sidebar"': "Chapters", '<nav id="TOC"': "On this page", '<nav class="page-navigation"': "Previous and next"}
+WORDS = re.compile(r"(?s)<(h[12]|p)\b[^>]*>(?!<em>|<a [^>]*>source)(.*?)</\1>")  # not what nbdev writes for a name
+
+
+def described(text:str) -> str:
+    "A page whose pictures without a description are described by their section's heading and the sentence before them."
+    plain = lambda m: " ".join(html.unescape(re.sub(r"(?s)<[^>]+>|\\[()\[\]]", "", m[2])).split())
+    said = [(m.start(), m[1], plain(m)) for m in WORDS.finditer(text) if 'class="page-links"' not in m[0]]
+
+    def alt(img):
+        if re.search(r"\salt=", img[0]): return img[0]
+        before = [s for s in said if s[0] < img.start() and s[2]]
+        head = next((s[2] for s in reversed(before) if s[1] != "p"), "")
+        line = next((re.split(r"(?<=[.:]) ", s[2])[-1] for s in reversed(before) if s[1] == "p"), "")
+        return f'<img alt="{html.escape(f"Figure. {head}: {line}"[:240], quote=True)}"' + img[0][4:]
+    return re.sub(r"<img\b[^>]*>", alt, text)
+
+
+def local_page(text:str, up:str) -> str:  # up: the way to the site's root, "" or "../"
+    "A rendered page that takes KaTeX from the site itself, with the explorer's script where it has an explorer."
+    text = described(KATEX.sub(f"{up}assets/katex", text))
+    for nav, label in LANDMARKS.items(): text = text.replace(nav, f'<nav aria-label="{label}"{nav[4:]}', 1)
+    more = f'<link rel="icon" href="{up}assets/icon.svg"><script src="{up}assets/site.js" defer></script>'
+    if f'class="{EXPLORER}"' in text:
+        more += f'<link rel="stylesheet" href="{up}assets/explorer/explorer.css">'
+        more += "".join(f'<script src="{up}assets/explorer/{f}" defer></script>' for f in ("birds.js", "explorer.js"))
+    return text.replace("</head>", more + "</head>", 1)
+
+
+def finish():
+    "What no renderer does: assets and notebooks beside the pages, and nothing left that would be fetched from elsewhere."
+    shutil.copytree(NBS/"assets", SITE/"assets", dirs_exist_ok=True)
+    for nb in NBS.glob("**/*.ipynb"):
+        if ".ipynb_checkpoints" in nb.parts: continue
+        to = SITE/"notebooks"/nb.relative_to(NBS)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(nb, to)
+    for css in SITE.glob("site_libs/**/*.css"):  # the themes ask for web fonts; the pages use the reader's own
+        old = css.read_text(encoding="utf-8")
+        new = FONTS.sub("", old)
+        if new != old: css.write_text(new, encoding="utf-8")
+    for page in SITE.rglob("*.html"):
+        up = "../"*(len(page.relative_to(SITE).parts) - 1)
+        page.write_text(local_page(page.read_text(encoding="utf-8"), up), encoding="utf-8")
 
 
 def render():
@@ -60,6 +165,7 @@ def render():
     subprocess.run(cmd, cwd=PAGES, check=True)
     shutil.rmtree(SITE, ignore_errors=True)
     shutil.move(PAGES/"_site", SITE)
+    finish()
     print(f"{SITE.name}/index.html and {len(list(SITE.rglob('*.html')))-1} more pages, by {'Quarto' if quarto else 'smalldocs'}")
 
 
