@@ -18,6 +18,7 @@ from typer import Argument, Option
 
 from .core import Config, ConfigError, DataError, LcaError
 from .runs import check_parameters, execute, fresh_folder, parse_pairs
+from .train import EvalConfig, evaluation_folder
 
 # %% ../nbs/33_cli.ipynb #cf403090
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -64,13 +65,15 @@ def _val_line(out):
 def evaluate(checkpoint:Annotated[str, Option(help="checkpoint of this book")]="runs/train/best.safetensors",
              data:Annotated[str, Option(help="data folder (default: the one it was trained on)")]="",
              split:Annotated[str, Option(help="test, val or train")]="test",
+             maps:Annotated[str, Option(help="score this folder of .npy maps of any code instead of a checkpoint; needs --data")]="",
              param:Params=None,
-             out:Annotated[str, Option(help="folder for results (default: beside the checkpoint)")]=""):
-    "Every protocol's numbers of one checkpoint."
-    given = check_parameters("evaluate", dict(checkpoint=checkpoint, data=data, split=split, **parse_pairs(param or [])))
-    out = out or str(Path(checkpoint).parent/f"evaluate-{split}")
-    execute("evaluate", dict(given, out=out), _home(out, "evaluate"))
-    typer.echo(protocol_table(json.loads((Path(out)/"metrics.json").read_text())))
+             out:Annotated[str, Option(help="folder for results (default: beside the checkpoint; with --maps: in runs)")]=""):
+    "Every protocol's numbers of one checkpoint, or one folder of maps; continues if it was stopped."
+    given = check_parameters("evaluate", dict(checkpoint=checkpoint, data=data, split=split, maps=maps, out=out, **parse_pairs(param or [])))
+    home = evaluation_folder(EvalConfig(**given))
+    execute("evaluate", dict(given, out=str(home)), _home(home, "evaluate", resume=(home/"parts").is_dir()))
+    result = json.loads((home/"metrics.json").read_text())
+    typer.echo(f"{protocol_table(result)}\n\nthresholds of the val rows: {result['threshold_rule']}")
 
 # %% ../nbs/33_cli.ipynb #6401816e
 def protocol_table(result:dict, # metrics.json of an evaluation

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DIAL_EDGES', 'released_lr', 'Progress', 'run_data', 'run_model', 'measure', 'val_row', 'check_finite', 'train_epoch',
-           'Run', 'fit', 'epoch_line', 'EvalConfig', 'open_for_eval', 'evaluate', 'dial_table']
+           'Run', 'fit', 'epoch_line', 'EvalConfig', 'open_for_eval', 'model_source', 'folder_source', 'read_logits',
+           'score_parts', 'val_set', 'chosen_thresholds', 'evaluation_folder', 'evaluate', 'summarize', 'dial_table']
 
 # %% ../nbs/30_train.ipynb #47bb7e6d
 import json, os, sys, time
@@ -283,20 +284,36 @@ def epoch_line(row:dict)->str: # one line of the log
     return f"epoch {row['epoch']}: loss {row['loss']:.3f}, train top-1 {row['top1_train']:.1f}{val}"
 
 # %% ../nbs/30_train.ipynb #b1aa7f6b
+import hashlib, shutil
+from copy import copy
+from zipfile import BadZipFile
+
+from .core import DataError
+from .metrics import THRESHOLDS, MapFolder, pick_maps
+
+# %% ../nbs/30_train.ipynb #61e99673
 @dataclass
 class EvalConfig(Settings):
     "Settings of an evaluation."
     checkpoint:str = setting("runs/train/best.safetensors", "checkpoint of this book (its card names model, classes and threshold)")
+    maps:str = setting("", "score this folder of .npy maps instead of a checkpoint")
+    logits:str = setting("", "with maps: .npz file with names [N] and logits [N, K] (empty: no predicted classes)")
     data:str = setting("", "data folder (empty: the one it was trained on)")
     split:str = setting("test", "which images", ["test", "val", "train"])
+    val_data:str = setting("", "choose the thresholds on the val split of this folder, e.g. CUBV2 (empty: the card's; maps: of data)")
     fixed_threshold:float = setting(-1., "threshold of the `fixed` rows (negative: the training configuration's)")
+    thresholds:int = setting(100, "thresholds to sweep between 0 and 1")
+    multi:bool = setting(True, "also score all contours (MaxBoxAccV2)")
+    size:int = setting(224, "with maps: side of the pixel grid of the boxes")
+    box_rule:str = setting("cub", "with maps: how true boxes are converted", ["cub", "ilsvrc"])
+    val_per_class:int = setting(Config().val_per_class, "with maps: training images per class that are the val split, where there is none")
     out:str = setting("", "folder for metrics.json and arrays (empty: beside the checkpoint, in evaluate-SPLIT)")
-    batch_size:int = setting(32, "images per forward pass")
+    batch_size:int = setting(32, "images at once")
     device:str = setting("auto", "where to compute", ["auto", "cpu", "cuda"])
     workers:int = setting(0, "processes that load images")
     threads:int = setting(0, "CPU threads (0: PyTorch's choice)")
 
-# %% ../nbs/30_train.ipynb #4acfbec2
+# %% ../nbs/30_train.ipynb #0317f5f5
 def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     "Model and split of an evaluation. Raises `CheckpointError` if data and model disagree about the classes."
     from lca_md.models import from_card
@@ -309,29 +326,187 @@ def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     device = torch.device("cuda" if cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available()) else "cpu")
     return model.to(device), card, WSOLDataset(records, names, eval_transform(card["img_size"]), card["img_size"], card["box_rule"]), device
 
-# %% ../nbs/30_train.ipynb #0317f5f5
-def evaluate(cfg:EvalConfig, # what to measure
-            )->dict: # "table" (a row per protocol), "floors", "released", "dials", "metrics" (LocalizationMetrics), "card", "dataset", "model"
-    "Every protocol's numbers of one checkpoint on one split; written to `out` as metrics.json and scores.npz."
-    if cfg.threads: torch.set_num_threads(cfg.threads)
+# %% ../nbs/30_train.ipynb #2eec0ec8
+def model_source(model, # a localizer
+                 device, batch_size:int, workers:int=0): # -> source of maps
+    "The maps of a model, computed when they are asked for."
+    model.eval()
+    def batches(ds):
+        for b in make_loader(ds, batch_size, train=False, workers=workers):
+            with torch.no_grad(): out = model(b["image"].to(device))
+            yield b["index"].tolist(), out, out.logits
+    return batches
+
+# %% ../nbs/30_train.ipynb #f441a8a0
+def folder_source(folder:MapFolder, batch_size:int, logits:dict|None=None): # logits: image name without suffix -> [K]; -> source of maps
+    "The maps of a folder, opened when they are asked for."
+    def batches(ds):
+        for a in range(0, len(ds), batch_size):
+            idx = list(range(a, min(a + batch_size, len(ds))))
+            names = [ds.records[i].name for i in idx]
+            yield idx, folder.batch(names), None if logits is None else np.stack([logits[_bare(n)] for n in names])
+    return batches
+
+# %% ../nbs/30_train.ipynb #35e59e9f
+def _bare(name): return Path(name).with_suffix("").as_posix()
+def read_logits(path:str, # .npz with names [N] (text) and logits [N, K]
+               )->dict|None: # name without suffix -> [K]; None without a path
+    "Logits by image name. Raises `DataError`."
+    if not path: return None
+    try:
+        with np.load(path, allow_pickle=False) as z: names, logits = z["names"], z["logits"]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as e: raise DataError(f"{path}: expected an .npz file with `names` (text) and `logits` ({e})") from e
+    if logits.ndim != 2 or len(names) != len(logits): raise DataError(f"{path}: {len(names)} names for logits of shape {logits.shape}")
+    return {_bare(str(n)): row for n, row in zip(names, logits)}
+
+# %% ../nbs/30_train.ipynb #4078aca5
+def score_parts(source, # source of maps
+                ds:WSOLDataset, # one split
+                folder:str|Path|None=None, # where parts are kept; None: nowhere
+                key:dict|None=None, # what the numbers depend on; parts with another key are discarded
+                part:int=500, # images in a part
+                desc:str="evaluate", # for the progress bar
+                **how, # keep, thresholds, multi of `LocalizationMetrics`
+               )->LocalizationMetrics:
+    "Score a split part by part, in memory for one batch and the scores."
+    folder = Path(folder) if folder else None
+    if folder and folder.is_dir() and _read_key(folder) != key: shutil.rmtree(folder)
+    if folder: write_json(folder/"key.json", key)
+    bar, total = Progress(len(ds), desc), LocalizationMetrics(ds.size, **how)
+    for a in range(0, len(ds), part):
+        some, file = copy(ds), folder and folder/f"{a:07d}.npz"
+        some.records = ds.records[a:a+part]
+        if file and file.is_file():
+            total.merge(LocalizationMetrics.load(file))
+            bar.step(len(some))
+            continue
+        m = _score(source, some, bar, **how)
+        if file: m.save(file)
+        total.merge(m)
+    return total
+
+# %% ../nbs/30_train.ipynb #41a20312
+def _read_key(folder): return json.loads((folder/"key.json").read_text()) if (folder/"key.json").is_file() else None
+def _score(source, ds, bar, **how):
+    "One part. Masks are used if every image has one."
+    m, masks = LocalizationMetrics(ds.size, **how), all(r.mask is not None for r in ds.records)
+    for idx, cams, logits in source(ds):
+        m.update(cams, logits, [ds.records[i].label for i in idx], [ds.boxes(i) for i in idx], [ds.mask(i) for i in idx] if masks else None)
+        bar.step(len(idx))
+    return m
+
+# %% ../nbs/30_train.ipynb #d7d6f487
+def val_set(cfg:EvalConfig, train:Config, like:WSOLDataset)->WSOLDataset: # with the classes, size and box rule of `like`
+    "The images that choose thresholds. Raises `DataError` if their classes are others."
+    where = cfg.val_data or cfg.data or train.data
+    records, names = open_split(where, "val", train.val_per_class, train.val_seed, classes=train.classes or None)
+    known = like.class_names
+    if names != known and not (len(names) == len(known) and all(n.isdigit() for n in names)):  # lists by path may know no names
+        raise DataError(f"{where}: its val split has {len(names)} classes, the evaluated data {len(known)}, or other names")
+    return WSOLDataset(records, known, eval_transform(like.size), like.size, like.box_rule)
+
+# %% ../nbs/30_train.ipynb #5d2c9d1b
+def chosen_thresholds(m:LocalizationMetrics)->dict: # map -> threshold
+    "The thresholds that a val split prefers, for each map that it has."
+    return {k: m.choose_threshold(k) for k in ("gt", "pred") if k == "gt" or m._get("top").shape[1]}
+
+# %% ../nbs/30_train.ipynb #81a54f2e
+def _digest(ds, *files):
+    "What an evaluation depends on besides its settings: images, boxes, and the state of its files."
+    h = hashlib.sha1()
+    for r in ds.records: h.update(f"{r.name} {r.label} ".encode() + np.asarray(r.boxes, dtype=np.float64).tobytes())
+    for f in files: h.update(f"{f} {(s := Path(f).stat()).st_size} {s.st_mtime_ns}".encode())
+    return h.hexdigest()
+
+# %% ../nbs/30_train.ipynb #c37b9778
+def _open_maps(cfg):
+    "Everything an evaluation of a folder of maps needs, as `_open_checkpoint`."
+    if not cfg.data: raise ConfigError("maps: say which images they belong to, with data=FOLDER")
+    folder, train, logits = MapFolder(cfg.maps), Config(data=cfg.data, val_per_class=cfg.val_per_class), read_logits(cfg.logits)
+    records, names = open_split(cfg.data, cfg.split, train.val_per_class, train.val_seed)
+    ds = WSOLDataset(records, names, None, cfg.size, cfg.box_rule)
+    folder.require([r.name for r in records], f"images of the {cfg.split} split")
+    gone = [r.name for r in records if logits is not None and _bare(r.name) not in logits]
+    if gone: raise DataError(f"{cfg.logits} has no logits for {len(gone)} of {len(records)} images: {', '.join(gone[:5])}")
+    files = [folder.path(r.name) for r in records] + [cfg.logits]*bool(cfg.logits)
+    return dict(source=folder_source(folder, cfg.batch_size, logits), ds=ds, train=train, card=None, model=None, files=files, folder=folder,
+                logits=logits, fixed=cfg.fixed_threshold if cfg.fixed_threshold >= 0 else None, name=Path(cfg.maps).name, keep=5 if logits else 0)
+def _open_checkpoint(cfg):
     model, card, ds, device = open_for_eval(cfg)
-    m = measure(model, ds, cfg.batch_size, 5, device, f"evaluate {cfg.split}", cfg.workers)
-    fixed = cfg.fixed_threshold if cfg.fixed_threshold >= 0 else card["config"]["fixed_threshold"]
-    truth, train = [ds.boxes(i) for i in range(len(ds))], Config.from_dict(card["config"])
-    val_records, _ = open_split(cfg.data or train.data, "val", train.val_per_class, train.val_seed, classes=train.classes or None)
-    val = WSOLDataset(val_records, ds.class_names, None, ds.size, ds.box_rule)
-    floors = [whole_image_baseline(truth, ds.size), best_centred_baseline([val.boxes(i) for i in range(len(val))], truth, ds.size)]
-    out = Path(cfg.out or Path(cfg.checkpoint).parent/f"evaluate-{cfg.split}")
-    result = dict(checkpoint=cfg.checkpoint, split=cfg.split, images=len(ds), table=m.table(card["threshold"], fixed, cfg.split), floors=floors,
-                  released=m.compute("released") if m.keep >= 5 else None, dials=dial_table(m, ds, card))
+    train = Config.from_dict(card["config"])
+    source = model_source(model, device, cfg.batch_size, cfg.workers)
+    return dict(source=source, ds=ds, train=train, card=card, model=model, files=[cfg.checkpoint], name=model.method, keep=5,
+                fixed=cfg.fixed_threshold if cfg.fixed_threshold >= 0 else train.fixed_threshold)
+
+# %% ../nbs/30_train.ipynb #26f26e1d
+def _val_thresholds(cfg, e, val, how):
+    "Thresholds for the `val` rows (or None), and a sentence on where they come from."
+    where, n = cfg.val_data or cfg.data or e["train"].data, len(val)
+    if e["card"] and not cfg.val_data: return e["card"]["threshold"], e["card"]["threshold_rule"]
+    source = e["source"]
+    if not e["card"]:
+        gone = e["folder"].missing([r.name for r in val.records])
+        if gone: return None, f"no val rows: {cfg.maps} lacks {len(gone)} of {n} maps of the val split of {where}"
+        ranked = e["logits"] and all(_bare(r.name) in e["logits"] for r in val.records)
+        source = folder_source(e["folder"], cfg.batch_size, e["logits"] if ranked else None)
+    m = score_parts(source, val, desc="val", keep=1, thresholds=how["thresholds"])
+    return chosen_thresholds(m), f"best GT-known on the val split of {where} ({n} images)"
+
+# %% ../nbs/30_train.ipynb #ed8923c0
+def evaluation_folder(cfg:EvalConfig)->Path: # `out`, or what stands for it
+    "Where the results go; an unfinished evaluation has a folder `parts` there."
+    if cfg.out: return Path(cfg.out)
+    return Path("runs")/f"evaluate-{Path(cfg.maps).name}-{cfg.split}" if cfg.maps else Path(cfg.checkpoint).parent/f"evaluate-{cfg.split}"
+
+# %% ../nbs/30_train.ipynb #8b70b67f
+def evaluate(cfg:EvalConfig, # what to measure
+            )->dict: # metrics.json ("table": a row per protocol ...), and "metrics" (LocalizationMetrics), "card", "dataset", "model", "maps_of"
+    "Every protocol's numbers of one checkpoint, or one folder of maps, on one split; written to `out` as metrics.json and scores.npz."
+    if cfg.threads: torch.set_num_threads(cfg.threads)
+    e = _open_maps(cfg) if cfg.maps else _open_checkpoint(cfg)
+    ds, out = e["ds"], evaluation_folder(cfg)
+    how = dict(keep=min(e["keep"], len(ds.class_names)), thresholds=np.arange(cfg.thresholds)/cfg.thresholds, multi=cfg.multi)
+    if cfg.thresholds == len(THRESHOLDS): how["thresholds"] = THRESHOLDS
+    key = dict(config=cfg.to_dict() | dict(device="", workers=0, threads=0, out=""), digest=_digest(ds, *e["files"]))
+    m = score_parts(e["source"], ds, out/"parts", key, desc=f"evaluate {cfg.split}", **how)
+    val = val_set(cfg, e["train"], ds)
+    threshold, rule = _val_thresholds(cfg, e, val, how)
+    about = dict(checkpoint="" if cfg.maps else cfg.checkpoint, maps=cfg.maps, name=e["name"], threshold_rule=rule)
+    result = about | summarize(m, ds, val, threshold, e["fixed"], cfg.split)
     write_json(out/"metrics.json", result)
     m.save(out/"scores.npz")
-    return dict(result, metrics=m, card=card, dataset=ds, model=model, out=str(out))
+    shutil.rmtree(out/"parts")
+    return dict(result, metrics=m, card=e["card"], dataset=ds, model=e["model"], out=str(out), maps_of=_maps_of(e))
 
-# %% ../nbs/30_train.ipynb #2eec0ec8
+# %% ../nbs/30_train.ipynb #6121130d
+def _maps_of(e):
+    "A function: places in the split -> maps of their true classes [n, h, w]."
+    def maps_of(places):
+        some = copy(e["ds"])
+        some.records = [e["ds"].records[i] for i in places]
+        label = lambda idx: np.array([[some.records[i].label] for i in idx])
+        with torch.no_grad(): return np.concatenate([pick_maps(cams, label(idx))[:, 0] for idx, cams, _ in e["source"](some)])
+    return maps_of
+
+# %% ../nbs/30_train.ipynb #4c7eb4f0
+def summarize(m:LocalizationMetrics, # a measured split
+              ds:WSOLDataset, # that split
+              val:WSOLDataset, # images that choose the centred box
+              threshold:dict|None=None, # map -> threshold chosen on val
+              fixed:float|None=None, # a threshold set beforehand
+              split:str="test", # its name
+             )->dict: # what metrics.json holds
+    "Every number that a split gives, each with its protocol."
+    truth = [ds.boxes(i) for i in range(len(ds))]
+    floors = [whole_image_baseline(truth, ds.size), best_centred_baseline([val.boxes(i) for i in range(len(val))], truth, ds.size)]
+    ranked, standard = m._get("top").shape[1], np.array_equal(m.thresholds, THRESHOLDS)
+    p = Protocol("gt", "val", threshold["gt"], split) if threshold else Protocol("gt", "oracle", None, split)
+    return dict(split=split, images=len(ds), thresholds=len(m.thresholds), val_threshold=threshold, table=m.table(threshold, fixed, split),
+                floors=floors, released=m.compute("released") if ranked >= 5 and standard else None, dials=dial_table(m, ds, p),
+                errors=m.errors(p) if ranked else None, intervals=dict(protocol=str(p), level=95, **m.intervals(p)), by_size=m.by_size(p))
+
+# %% ../nbs/30_train.ipynb #9f7924fb
 DIAL_EDGES = (0, .25, .5, .75, 1)
-def dial_table(m:LocalizationMetrics, ds:WSOLDataset, card:dict)->dict: # dial -> rows
+def dial_table(m:LocalizationMetrics, ds:WSOLDataset, protocol:Protocol)->dict: # dial -> rows
     "The metrics in four bins of each SynthBirds dial; empty for other data."
-    if ds.dials is None: return {}
-    p = Protocol("gt", "val", card["threshold"]["gt"], "test")
-    return {k: m.by(v, DIAL_EDGES, p) for k,v in ds.dials.items()}
+    return {} if ds.dials is None else {k: m.by(v, DIAL_EDGES, protocol) for k,v in ds.dials.items()}
