@@ -85,7 +85,7 @@ def load(self:StateStore,
         if state is not None: return state
         p.rename(aside := p.with_name(p.name + ".damaged"))
         say(f"warning: {p}: damaged ({why}); put aside as {aside.name}, trying the state before it")
-    if files: raise CheckpointError(f"{self.folder}: all {len(files)} saved states are damaged; start again without resume, or copy one from a backup")
+    if files: raise CheckpointError(f"{self.folder}: all {len(files)} saved states are damaged; start again, or copy one from a backup")
 
 # %% ../nbs/29_states.ipynb #72c586bd
 @patch
