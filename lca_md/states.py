@@ -118,7 +118,9 @@ class Stopped(LcaError):
 # %% ../nbs/29_states.ipynb #401427d8
 class Stopper:
     "While entered, remember SIGTERM and SIGINT; called, say why to stop (or nothing)."
-    def __init__(self): self.why, self.before = "", {}
+    def __init__(self,
+                 file:str|Path|None=None): # also pass the request on to other processes, by making this file
+        self.why, self.before, self.file = "", {}, file
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             self.before = {s: signal.signal(s, self.remember) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -129,6 +131,7 @@ class Stopper:
         "The signal handler."
         if self.why and number == signal.SIGINT: raise KeyboardInterrupt
         self.why = signal.Signals(number).name
+        if self.file: Path(self.file).touch()
     def __call__(self)->str:
         file = os.environ.get("LCA_MD_STOP")
         return self.why or ("stop file" if file and os.path.exists(file) else "")

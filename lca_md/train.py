@@ -183,8 +183,9 @@ def _accelerator(cfg):
     if cfg.device == "cuda" and not cuda: raise ConfigError("device: cuda was asked for, but PyTorch sees none; use device=cpu or auto")
     if cfg.precision == "fp16" and not cuda: raise ConfigError("precision: fp16 needs a GPU; on a CPU use bf16 or fp32")
     lost = [t for t in cfg.trackers if t not in {str(a) for a in get_available_trackers()}]
-    if lost: raise ConfigError(f"trackers: accelerate cannot log to {lost[0]!r} here; is its package installed? (TensorBoard logs are written anyway)")
-    acc = Accelerator(cpu=cfg.device == "cpu", mixed_precision="no" if cfg.precision == "fp32" else cfg.precision, log_with=cfg.trackers or None, project_dir=cfg.out)
+    if lost: raise ConfigError(f"trackers: accelerate cannot log to {lost[0]!r} here; is its package installed? (TensorBoard needs no tracker)")
+    acc = Accelerator(cpu=cfg.device == "cpu", mixed_precision="no" if cfg.precision == "fp32" else cfg.precision,
+                      log_with=cfg.trackers or None, project_dir=cfg.out)
     if not acc.is_main_process: os.environ["LCA_MD_PROGRESS"] = os.devnull
     return acc
 
@@ -294,8 +295,9 @@ def give_up(self:Run, what:str, b:dict, here:dict, start:dict):
     self.save()
     report = dict(where=where, what=what, diagnosis=verdict, images=names)
     if self.acc.is_main_process: write_json(self.folder/"not_finite.json", report)
-    raise NotFinite(f"{where}: {what}; {verdict}; images: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}; the state before the step is saved. "
-                    f"Continue with other settings: lca-md train --resume {self.folder} -p lr={self.cfg.lr/2:g}, or -p precision=fp32, or -p clip_grad=1")
+    some = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
+    raise NotFinite(f"{where}: {what}; {verdict}; images: {some}; the state before the step is saved. Continue with other settings: "
+                    f"lca-md train --resume {self.folder} -p lr={self.cfg.lr/2:g}, or -p precision=fp32, or -p clip_grad=1")
 
 # %% ../nbs/30_train.ipynb #f441a8a0
 @patch
@@ -353,7 +355,8 @@ def state(self:Run)->dict:
     "Everything the next step depends on."
     keys = "epoch", "batch", "steps", "seen", "sums", "history", "best", "world"
     return dict(model=self.net.state_dict(), opt=self.opt.state_dict(), scaler=self.acc.scaler and self.acc.scaler.state_dict(),
-                ema=self.ema and self.ema.module.state_dict(), rng=self.everyone(rng_state()), config=self.cfg.to_dict(), **{k: getattr(self, k) for k in keys})
+                ema=self.ema and self.ema.module.state_dict(), rng=self.everyone(rng_state()), config=self.cfg.to_dict(),
+                **{k: getattr(self, k) for k in keys})
 
 # %% ../nbs/30_train.ipynb #420a7d14
 @patch
@@ -367,7 +370,8 @@ def save(self:Run):
     (self.folder/"not_finite.json").unlink(missing_ok=True)
 
 # %% ../nbs/30_train.ipynb #d7d6f487
-_may_change = {"out", "resume", "epochs", "max_steps", "workers", "threads", "device", "eval_every", "save_every", "keep_states", "patience", "trackers"}
+_may_change = {"out", "resume", "epochs", "max_steps", "workers", "threads", "device", "eval_every", "save_every", "keep_states", "patience",
+               "trackers"}
 _may_mend = {"lr", "precision", "clip_grad", "warmup_epochs", "schedule", "min_lr"}
 @patch
 def other_settings(self:Run, s:dict)->dict: # name -> (then, now)
@@ -390,7 +394,7 @@ def restore(self:Run,
     if s is None: raise CheckpointError(f"{self.store.folder}: nothing to resume; start without resume")
     said = ", ".join(f"{k}: {a!r}, now {b!r}" for k,(a,b) in self.other_settings(s).items())
     if said: raise CheckpointError(f"{self.store.folder}: was made with other settings ({said}); use the same, or another out")
-    if s["world"] != self.world: say(f"warning: saved by {s['world']} processes, continued by {self.world}: equal to rounding, not bit for bit")
+    self.check_world(s, say)
     self.net.load_state_dict(s["model"])
     self.opt.load_state_dict(s["opt"])
     if self.ema: self.ema.module.load_state_dict(s["ema"])
@@ -398,7 +402,19 @@ def restore(self:Run,
     for k in ("epoch", "batch", "steps", "seen", "sums", "history", "best"): setattr(self, k, s[k])
     set_rng_state(s["rng"][min(self.rank, len(s["rng"]) - 1)])
 
-# %% ../nbs/30_train.ipynb #ac0aa5fb
+# %% ../nbs/30_train.ipynb #69484a9b
+@patch
+def check_world(self:Run, s:dict, say):
+    "Another number of processes may go on only with batches of the same size. Raises `CheckpointError`."
+    then, now, done = s["world"], self.world, s["epoch"] >= self.cfg.epochs
+    if then == now or done: return
+    images = then*s["config"]["batch_size"]
+    if images != now*self.cfg.batch_size:
+        raise CheckpointError(f"{self.store.folder}: was made with {then} processes and batches of {images} images; "
+                              f"use {then} processes, or batch_size={images/now:g} with {now}")
+    say(f"warning: saved by {then} processes, continued by {now}: equal to rounding, not bit for bit")
+
+# %% ../nbs/30_train.ipynb #2ea535db
 @patch
 def card(self:Run, row:dict)->dict:
     "The card of the model after an epoch."
@@ -408,7 +424,7 @@ def card(self:Run, row:dict)->dict:
                 threshold=row["threshold"], threshold_rule=f"best GT-known on val ({len(self.data['val'])} images)",
                 epoch=row["epoch"], val={k: row[k] for k in ("gt_known", "top1_loc", "top1_cls", "mean_iou")}, config=c.to_dict())
 
-# %% ../nbs/30_train.ipynb #2ea535db
+# %% ../nbs/30_train.ipynb #81a54f2e
 @patch
 def keep_best(self:Run,
               row:dict, # of the epoch, with its val numbers
@@ -419,7 +435,7 @@ def keep_best(self:Run,
     self.best = dict(epoch=self.epoch, score=score)
     if self.acc.is_main_process: save_checkpoint(self.measured(), self.folder/"best.safetensors", self.card(row))
 
-# %% ../nbs/30_train.ipynb #c37b9778
+# %% ../nbs/30_train.ipynb #26f26e1d
 @patch
 def measured(self:Run):
     "The model that val measures and the checkpoint holds."
@@ -434,7 +450,7 @@ def measure_val(self:Run)->dict: # as `val_row`
     m = measure(model, part, self.cfg.batch_size, 1, self.acc.device, f"val {self.epoch}", self.cfg.workers)
     return val_row(m.gather() if len(part) < len(self.data["val"]) else m)
 
-# %% ../nbs/30_train.ipynb #26f26e1d
+# %% ../nbs/30_train.ipynb #ed8923c0
 @patch
 def one_epoch(self:Run)->dict: # the new row of the history
     "Train (the rest of) an epoch, measure val if it is due, keep the best, save. Raises `Stopped`."
@@ -447,14 +463,14 @@ def one_epoch(self:Run)->dict: # the new row of the history
     self.save()
     return row
 
-# %% ../nbs/30_train.ipynb #ed8923c0
+# %% ../nbs/30_train.ipynb #0adf4323
 @patch
 def finished(self:Run)->bool:
     "Whether epochs, steps or patience are used up."
     since = sum("gt_known" in r for r in self.history if self.best and r["epoch"] > self.best["epoch"])
     return self.epoch >= self.cfg.epochs or self.out_of_steps() or bool(self.cfg.patience and since >= self.cfg.patience)
 
-# %% ../nbs/30_train.ipynb #13d47eb0
+# %% ../nbs/30_train.ipynb #8b70b67f
 def environment()->dict: # plain values
     "Versions, machine and code revision of this process."
     def git(*args): return subprocess.run(["git", *args], cwd=Path(lca_md.__file__).parent, capture_output=True, text=True).stdout.strip()
@@ -465,7 +481,7 @@ def environment()->dict: # plain values
     return dict(lca_md=lca_md.__version__, revision=revision, python=sys.version.split()[0], platform=platform.platform(),
                 cpus=os.cpu_count(), threads=torch.get_num_threads(), gpus=gpus, **{k: metadata.version(k) for k in libs})
 
-# %% ../nbs/30_train.ipynb #44e8362d
+# %% ../nbs/30_train.ipynb #9f7924fb
 def fit(cfg:Config, # everything
         log=print, # called with one line per epoch; None: silent
        )->Run: # the finished run; its folder holds config.yaml, environment.json, best.safetensors (+ .json), states/, history.json, tb/
@@ -484,7 +500,7 @@ def fit(cfg:Config, # everything
             if not run.finished(): run.between_steps()
     return run
 
-# %% ../nbs/30_train.ipynb #9f7924fb
+# %% ../nbs/30_train.ipynb #3518bed8
 @patch
 def teller(self:Run, log):
     "A `log` that speaks on one process only, and also in the terminal of whoever started the notebook."
@@ -495,7 +511,7 @@ def teller(self:Run, log):
             with open(file, "a") as f: f.write(json.dumps(dict(line=line)) + "\n")
     return tell
 
-# %% ../nbs/30_train.ipynb #3518bed8
+# %% ../nbs/30_train.ipynb #931f0577
 @patch
 @contextmanager
 def record(self:Run):
@@ -515,13 +531,13 @@ def record(self:Run):
         yield note
     for t in self.acc.trackers: t.finish()
 
-# %% ../nbs/30_train.ipynb #931f0577
+# %% ../nbs/30_train.ipynb #f0e32e63
 def epoch_line(row:dict)->str: # one line of the log
     "An epoch in one line."
     val = f"; val GT-known {row['gt_known']:.1f}, Top-1 Loc {row['top1_loc']:.1f}, Cls {row['top1_cls']:.1f}" if "gt_known" in row else ""
     return f"epoch {row['epoch']}: loss {row['loss']:.3f}, train top-1 {row['top1_train']:.1f}{val}"
 
-# %% ../nbs/30_train.ipynb #80b9b0a8
+# %% ../nbs/30_train.ipynb #dba41851
 @dataclass
 class EvalConfig(Settings):
     "Settings of an evaluation."
@@ -535,7 +551,7 @@ class EvalConfig(Settings):
     workers:int = setting(0, "processes that load images")
     threads:int = setting(0, "CPU threads (0: PyTorch's choice)")
 
-# %% ../nbs/30_train.ipynb #eee28473
+# %% ../nbs/30_train.ipynb #6ff03730
 def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     "Model and split of an evaluation. Raises `CheckpointError` if data and model disagree about the classes."
     from lca_md.models import from_card
@@ -548,7 +564,7 @@ def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     device = torch.device("cuda" if cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available()) else "cpu")
     return model.to(device), card, WSOLDataset(records, names, eval_transform(card["img_size"]), card["img_size"], card["box_rule"]), device
 
-# %% ../nbs/30_train.ipynb #6ff03730
+# %% ../nbs/30_train.ipynb #2975936a
 def evaluate(cfg:EvalConfig, # what to measure
             )->dict: # "table" (a row per protocol), "floors", "released", "dials", "metrics" (LocalizationMetrics), "card", "dataset", "model"
     "Every protocol's numbers of one checkpoint on one split; written to `out` as metrics.json and scores.npz."
@@ -567,7 +583,7 @@ def evaluate(cfg:EvalConfig, # what to measure
     m.save(out/"scores.npz")
     return dict(result, metrics=m, card=card, dataset=ds, model=model, out=str(out))
 
-# %% ../nbs/30_train.ipynb #2814ec26
+# %% ../nbs/30_train.ipynb #5d45d83d
 DIAL_EDGES = (0, .25, .5, .75, 1)
 def dial_table(m:LocalizationMetrics, ds:WSOLDataset, card:dict)->dict: # dial -> rows
     "The metrics in four bins of each SynthBirds dial; empty for other data."
