@@ -10,7 +10,7 @@ __all__ = ['DIAL_EDGES', 'released_lr', 'learning_rate', 'Progress', 'run_data',
 # %% ../nbs/30_train.ipynb #47bb7e6d
 import copy, itertools, json, math, os, platform, subprocess, sys, time
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -390,7 +390,9 @@ def restore(self:Run,
     "Continue from the newest sound state. Raises `CheckpointError` if there is none, or it was made with other settings."
     if not self.acc.is_main_process: self.acc.wait_for_everyone()   # one process puts damaged files aside
     s = self.store.load(say)
-    if self.acc.is_main_process: self.acc.wait_for_everyone()
+    if self.acc.is_main_process:
+        for half in self.folder.rglob(".*.tmp"): half.unlink()      # of a process that was killed while it wrote
+        self.acc.wait_for_everyone()
     if s is None: raise CheckpointError(f"{self.store.folder}: nothing to resume; start without resume")
     said = ", ".join(f"{k}: {a!r}, now {b!r}" for k,(a,b) in self.other_settings(s).items())
     if said: raise CheckpointError(f"{self.store.folder}: was made with other settings ({said}); use the same, or another out")
@@ -487,15 +489,16 @@ def fit(cfg:Config, # everything
        )->Run: # the finished run; its folder holds config.yaml, environment.json, best.safetensors (+ .json), states/, history.json, tb/
     "Train. Raises `Stopped` on SIGTERM, Ctrl-C or a stop file, and other `LcaError`s for what the user can mend."
     run = Run(cfg)
-    log, said = run.teller(log), ""
-    if cfg.resume: run.restore(log)
+    tell, said = run.teller(log), ""
+    if cfg.resume: run.restore(tell)
     elif run.acc.is_main_process: _, said = fresh_folder(cfg.out, "config.yaml")
     run.acc.wait_for_everyone()
-    for line in [said, str(run.report or ""), *map(epoch_line, run.history)]: line and log(line)
+    for line in [said, str(run.report or "")]: line and tell(line)
+    for row in run.history: log and run.acc.is_main_process and log(epoch_line(row))
     with run.record() as note, Stopper() as run.stop:
         while not run.finished():
             row = run.one_epoch()
-            log(epoch_line(row))
+            tell(epoch_line(row))
             note(row)
             if not run.finished(): run.between_steps()
     return run
@@ -516,11 +519,11 @@ def teller(self:Run, log):
 @contextmanager
 def record(self:Run):
     "Write configuration and environment; yield a function that logs a row to TensorBoard and the trackers."
-    if not self.acc.is_main_process:
+    if self.finished() or not self.acc.is_main_process:
         yield lambda row: None
         return
     from torch.utils.tensorboard import SummaryWriter
-    self.cfg.to_yaml(self.folder/"config.yaml")
+    replace(self.cfg, resume=False).to_yaml(self.folder/"config.yaml")
     write_json(self.folder/"environment.json", dict(environment(), processes=self.world))
     if self.cfg.trackers: self.acc.init_trackers("lca_md", {k: str(v) for k,v in self.cfg.to_dict().items()})
     with SummaryWriter(self.folder/"tb", purge_step=self.epoch + 1) as tb:
