@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import extract_model_from_parallel
 from fastcore.basics import patch
@@ -184,6 +185,7 @@ def _accelerator(cfg):
     if cfg.precision == "fp16" and not cuda: raise ConfigError("precision: fp16 needs a GPU; on a CPU use bf16 or fp32")
     lost = [t for t in cfg.trackers if t not in {str(a) for a in get_available_trackers()}]
     if lost: raise ConfigError(f"trackers: accelerate cannot log to {lost[0]!r} here; is its package installed? (TensorBoard needs no tracker)")
+    AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", 1)) == 1)  # runs of one process may differ in precision
     acc = Accelerator(cpu=cfg.device == "cpu", mixed_precision="no" if cfg.precision == "fp32" else cfg.precision,
                       log_with=cfg.trackers or None, project_dir=cfg.out)
     if not acc.is_main_process: os.environ["LCA_MD_PROGRESS"] = os.devnull

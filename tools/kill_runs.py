@@ -78,7 +78,8 @@ def main():
             ended = False
     worst = compare(folder, a.processes)
     left = len([p for p in (folder/"killed").rglob("*.tmp")])
-    print(f"{kills} kills, {tries} lives, {a.processes} process(es): largest difference of any weight {worst}; histories equal; {left} temporary files left")
+    print(f"{kills} kills, {tries} lives, {a.processes} process(es): largest difference of any weight {worst}; histories equal; "
+          f"{left} temporary files left")
     shutil.rmtree(folder)
 
 
