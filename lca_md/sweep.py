@@ -66,6 +66,7 @@ class Job:
 def plan(combos:list[dict], # settings of each run
          config:str="", # YAML file or shipped name: what they have in common
          out:str|Path="runs/sweep", # their folders lie here
+         named=None, # settings that make the names; None: all of the combinations
         )->list[Job]:
     "The jobs of a sweep, all settings checked. Raises `ConfigError`, also for two runs that are the same."
     jobs = []
@@ -73,7 +74,7 @@ def plan(combos:list[dict], # settings of each run
         given = dict(varied)
         arch = given.get("arch") or (Config.from_yaml(config) if config else Config()).arch
         if "method" in given: given["arch"] = with_method(arch, given.pop("method"))
-        name = re.sub(r"[^\w.=,+\-]+", "_", ",".join(f"{k}={v}" for k,v in varied.items()))
+        name = re.sub(r"[^\w.=,+\-]+", "_", ",".join(f"{k}={v}" for k,v in varied.items() if named is None or k in named))
         given = check_parameters("train", dict(given, out=str(Path(out)/name)))
         jobs.append(Job(name, Config.from_yaml(config, **given) if config else Config(**given), varied))
     twice = [j.name for i,j in enumerate(jobs) if j.name in [o.name for o in jobs[:i]]]
@@ -89,7 +90,9 @@ def standing(job:Job)->str: # "done", "begun" or "new"
     if file is None: return "new"
     then = json.loads(file.read_text()) if file.suffix == ".json" else yaml.safe_load(file.read_text())
     other = [k for k,v in job.cfg.to_dict().items() if k not in _no_matter and then.get(k) != v]
-    if other: raise ConfigError(f"{out}: holds a run with another {other[0]} ({then.get(other[0])!r}, now {getattr(job.cfg, other[0])!r}); choose another --out")
+    if other:
+        was = f"{then.get(other[0])!r}, now {getattr(job.cfg, other[0])!r}"
+        raise ConfigError(f"{out}: holds a run with another {other[0]} ({was}); choose another --out")
     return "done" if file.suffix == ".json" else "begun" if any((out/"states").glob("step-*.pt")) else "new"
 
 # %% ../nbs/32b_sweep.ipynb #6287bca2
@@ -148,7 +151,8 @@ def collect(paths, # as `run_folders`
     got = [_numbers(f) for f in folders]
     lost = [str(f) for f,g in zip(folders, got) if g is None]
     if lost: raise ConfigError(f"{lost[0]}: has no numbers yet (neither evaluate-test/metrics.json nor best.json)")
-    if len(protocols := sorted({p for p,_ in got})) > 1: raise ConfigError(f"runs under different protocols cannot be compared: {'; '.join(protocols)}")
+    protocols = sorted({p for p,_ in got})
+    if len(protocols) > 1: raise ConfigError(f"runs under different protocols cannot be compared: {'; '.join(protocols)}")
     return [dict(run=f.name, **{k: c.get(k) for k in varies}, **n) for f,c,(_,n) in zip(folders, configs, got)], varies, protocols[0]
 
 # %% ../nbs/32b_sweep.ipynb #f2a2cfeb
@@ -181,7 +185,8 @@ def groups(rows:list[dict], varies:list[str])->dict[str, list[dict]]: # name -> 
 def summary(rows:list[dict], varies:list[str])->list[dict]: # a row per group; columns of text "mean +- sd [low, high]"
     "Each group's numbers."
     def text(i): return f"{i['mean']:.1f}" + (f" +- {i['sd']:.1f} [{i['low']:.1f}, {i['high']:.1f}]" if i["n"] > 1 else "")
-    return [dict(runs=name, n=len(g), **{k: text(i) for k in METRICS if (i := interval([r.get(k) for r in g]))["n"]}) for name,g in groups(rows, varies).items()]
+    def line(g): return {k: text(i) for k in METRICS if (i := interval([r.get(k) for r in g]))["n"]}
+    return [dict(runs=name, n=len(g), **line(g)) for name,g in groups(rows, varies).items()]
 
 # %% ../nbs/32b_sweep.ipynb #c0747e42
 def paired(rows:list[dict], varies:list[str])->list[dict]: # a row per pair of groups with common seeds, and metric
@@ -217,16 +222,19 @@ def report(paths, # folders of runs, or folders that hold them
            out:str|Path, # folder of the report
           )->str: # the Markdown
     "Write report.md, report.html, report.png and runs.json. Raises `ConfigError` as `collect`."
+    import matplotlib.pyplot as plt
     from lca_md.viz import Table
     (rows, varies, protocol), out = collect(paths), Path(out)
-    parts = [("Runs", Table(rows, dict(run="run", **METRICS))), ("Mean +- sd [95 % interval of the mean]", Table(summary(rows, varies), dict(runs="runs", n="n", **METRICS)))]
+    parts = [("Runs", Table(rows, dict(run="run", **METRICS))),
+             ("Mean +- sd [95 % interval of the mean]", Table(summary(rows, varies), dict(runs="runs", n="n", **METRICS)))]
     if pairs := paired(rows, varies): parts.append(("Differences, seed by seed (clear: the 95 % interval leaves out 0)", Table(pairs)))
     text = f"# {len(rows)} runs\n\nProtocol: {protocol}; percent.\n\n" + "\n\n".join(f"## {h}\n\n{t}" for h,t in parts) + "\n\n![runs](report.png)\n"
     page = "".join(f"<h2>{h}</h2>{t.html()}" for h,t in parts)
     with atomic_write(out/"report.md") as f: f.write(text)
     with atomic_write(out/"report.html") as f:
-        f.write(f'<!doctype html><meta charset="utf-8"><title>{len(rows)} runs</title><style>body{{font-family:sans-serif}}td,th{{padding:.2em .6em}}</style>'
-                f'<h1>{len(rows)} runs</h1><p>Protocol: {protocol}; percent.</p>{page}<img src="report.png" alt="runs">')
-    with atomic_write(out/"report.png", "wb") as f: picture(rows, varies, protocol).savefig(f, format="png", bbox_inches="tight")
+        f.write(f'<!doctype html><meta charset="utf-8"><title>{len(rows)} runs</title>'
+                f'<style>body{{font-family:sans-serif}}td,th{{padding:.2em .6em}}</style><h1>{len(rows)} runs</h1><p>Protocol: {protocol}; percent.</p>{page}<img src="report.png" alt="runs">')
+    with atomic_write(out/"report.png", "wb") as f: (fig := picture(rows, varies, protocol)).savefig(f, format="png", bbox_inches="tight")
+    plt.close(fig)
     write_json(out/"runs.json", dict(protocol=protocol, rows=rows, paired=pairs))
     return text
