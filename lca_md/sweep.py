@@ -233,7 +233,8 @@ def report(paths, # folders of runs, or folders that hold them
     with atomic_write(out/"report.md") as f: f.write(text)
     with atomic_write(out/"report.html") as f:
         f.write(f'<!doctype html><meta charset="utf-8"><title>{len(rows)} runs</title>'
-                f'<style>body{{font-family:sans-serif}}td,th{{padding:.2em .6em}}</style><h1>{len(rows)} runs</h1><p>Protocol: {protocol}; percent.</p>{page}<img src="report.png" alt="runs">')
+                f'<style>body{{font-family:sans-serif}}td,th{{padding:.2em .6em}}</style><h1>{len(rows)} runs</h1>'
+                f'<p>Protocol: {protocol}; percent.</p>{page}<img src="report.png" alt="runs">')
     with atomic_write(out/"report.png", "wb") as f: (fig := picture(rows, varies, protocol)).savefig(f, format="png", bbox_inches="tight")
     plt.close(fig)
     write_json(out/"runs.json", dict(protocol=protocol, rows=rows, paired=pairs))

@@ -21,7 +21,8 @@ EXPECTED = {"index": [], "00_core": ["core"], "01_synth": ["synth"], "02_data": 
             "10_backbone": ["backbone"], "11_conformer": ["conformer"], "12_tscam": ["tscam"], "13_tfcm": ["tfcm"], "14_ssfm": ["ssfm"],
             "15_models": ["models"], "16_losses": ["losses"], "17_share": ["share"],
             "20_boxes": ["boxes"], "21_metrics": ["metrics"], "22_viz": ["viz"],
-            "30_train": ["train"], "31_predict": ["predict"], "32_runs": ["runs"], "33_cli": ["cli"],
+            "29_states": ["states"], "30_train": ["train"], "31_predict": ["predict"], "32_runs": ["runs"], "32b_sweep": ["sweep"],
+            "33_cli": ["cli"],
             "runs/train": [], "runs/evaluate": [], "runs/quickstart": [], "runs/pretrain": []}
 
 
