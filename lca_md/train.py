@@ -398,20 +398,20 @@ def restore(self:Run,
     if s is None: raise CheckpointError(f"{self.store.folder}: nothing to resume; start without resume")
     said = ", ".join(f"{k}: {a!r}, now {b!r}" for k,(a,b) in self.other_settings(s).items())
     if said: raise CheckpointError(f"{self.store.folder}: was made with other settings ({said}); use the same, or another out")
+    for k in ("epoch", "batch", "steps", "seen", "sums", "history", "best"): setattr(self, k, s[k])
     self.check_world(s, say)
     self.net.load_state_dict(s["model"])
     self.opt.load_state_dict(s["opt"])
     if self.ema: self.ema.module.load_state_dict(s["ema"])
     if self.acc.scaler and s["scaler"]: self.acc.scaler.load_state_dict(s["scaler"])
-    for k in ("epoch", "batch", "steps", "seen", "sums", "history", "best"): setattr(self, k, s[k])
     set_rng_state(s["rng"][min(self.rank, len(s["rng"]) - 1)])
 
 # %% ../nbs/30_train.ipynb #69484a9b
 @patch
 def check_world(self:Run, s:dict, say):
     "Another number of processes may go on only with batches of the same size. Raises `CheckpointError`."
-    then, now, done = s["world"], self.world, s["epoch"] >= self.cfg.epochs
-    if then == now or done: return
+    then, now = s["world"], self.world
+    if then == now or self.finished(): return
     images = then*s["config"]["batch_size"]
     if images != now*self.cfg.batch_size:
         raise CheckpointError(f"{self.store.folder}: was made with {then} processes and batches of {images} images; "
@@ -474,7 +474,7 @@ def finished(self:Run)->bool:
     since = sum("gt_known" in r for r in self.history if self.best and r["epoch"] > self.best["epoch"])
     return self.epoch >= self.cfg.epochs or self.out_of_steps() or bool(self.cfg.patience and since >= self.cfg.patience)
 
-# %% ../nbs/30_train.ipynb #8b70b67f
+# %% ../nbs/30_train.ipynb #4c7eb4f0
 def environment()->dict: # plain values
     "Versions, machine and code revision of this process."
     def git(*args): return subprocess.run(["git", *args], cwd=Path(lca_md.__file__).parent, capture_output=True, text=True).stdout.strip()
@@ -485,7 +485,7 @@ def environment()->dict: # plain values
     return dict(lca_md=lca_md.__version__, revision=revision, python=sys.version.split()[0], platform=platform.platform(),
                 cpus=os.cpu_count(), threads=torch.get_num_threads(), gpus=gpus, **{k: metadata.version(k) for k in libs})
 
-# %% ../nbs/30_train.ipynb #9f7924fb
+# %% ../nbs/30_train.ipynb #931f0577
 def fit(cfg:Config, # everything
         log=print, # called with one line per epoch; None: silent
        )->Run: # the finished run; its folder holds config.yaml, environment.json, best.safetensors (+ .json), states/, history.json, tb/
@@ -505,7 +505,7 @@ def fit(cfg:Config, # everything
             if not run.finished(): run.between_steps()
     return run
 
-# %% ../nbs/30_train.ipynb #3518bed8
+# %% ../nbs/30_train.ipynb #f0e32e63
 @patch
 def teller(self:Run, log):
     "A `log` that speaks on one process only, and also in the terminal of whoever started the notebook."
@@ -516,7 +516,7 @@ def teller(self:Run, log):
             with open(file, "a") as f: f.write(json.dumps(dict(line=line)) + "\n")
     return tell
 
-# %% ../nbs/30_train.ipynb #931f0577
+# %% ../nbs/30_train.ipynb #48beb3bf
 @patch
 @contextmanager
 def record(self:Run):
@@ -536,13 +536,13 @@ def record(self:Run):
         yield note
     for t in self.acc.trackers: t.finish()
 
-# %% ../nbs/30_train.ipynb #f0e32e63
+# %% ../nbs/30_train.ipynb #43b441fa
 def epoch_line(row:dict)->str: # one line of the log
     "An epoch in one line."
     val = f"; val GT-known {row['gt_known']:.1f}, Top-1 Loc {row['top1_loc']:.1f}, Cls {row['top1_cls']:.1f}" if "gt_known" in row else ""
     return f"epoch {row['epoch']}: loss {row['loss']:.3f}, train top-1 {row['top1_train']:.1f}{val}"
 
-# %% ../nbs/30_train.ipynb #dba41851
+# %% ../nbs/30_train.ipynb #e48054ad
 @dataclass
 class EvalConfig(Settings):
     "Settings of an evaluation."
@@ -556,7 +556,7 @@ class EvalConfig(Settings):
     workers:int = setting(0, "processes that load images")
     threads:int = setting(0, "CPU threads (0: PyTorch's choice)")
 
-# %% ../nbs/30_train.ipynb #6ff03730
+# %% ../nbs/30_train.ipynb #46d01ff5
 def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     "Model and split of an evaluation. Raises `CheckpointError` if data and model disagree about the classes."
     from lca_md.models import from_card
@@ -569,7 +569,7 @@ def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     device = torch.device("cuda" if cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available()) else "cpu")
     return model.to(device), card, WSOLDataset(records, names, eval_transform(card["img_size"]), card["img_size"], card["box_rule"]), device
 
-# %% ../nbs/30_train.ipynb #2975936a
+# %% ../nbs/30_train.ipynb #6b65bb45
 def evaluate(cfg:EvalConfig, # what to measure
             )->dict: # "table" (a row per protocol), "floors", "released", "dials", "metrics" (LocalizationMetrics), "card", "dataset", "model"
     "Every protocol's numbers of one checkpoint on one split; written to `out` as metrics.json and scores.npz."
@@ -588,7 +588,7 @@ def evaluate(cfg:EvalConfig, # what to measure
     m.save(out/"scores.npz")
     return dict(result, metrics=m, card=card, dataset=ds, model=model, out=str(out))
 
-# %% ../nbs/30_train.ipynb #5d45d83d
+# %% ../nbs/30_train.ipynb #b590260c
 DIAL_EDGES = (0, .25, .5, .75, 1)
 def dial_table(m:LocalizationMetrics, ds:WSOLDataset, card:dict)->dict: # dial -> rows
     "The metrics in four bins of each SynthBirds dial; empty for other data."
