@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lca_md.backbone import attend
 from lca_md.ssfm import ALPHA, diffuse, neighbor_matrix, newton_schulz, similarity, ssfm_matrix
-from lca_md.tscam import conv_classes, pooled_conv
+from lca_md.tscam import conv_classes, pooled_conv, winograd
 
 THREADS, TURNS, B, D, K = 2, 9, 8, 384, 200
 
@@ -21,6 +21,7 @@ def cases():
     from timm.layers import Attention
     torch.manual_seed(0)
     attn, x = Attention(D, 6, qkv_bias=True), torch.randn(B, 197, D)
+    thousand, g1000 = nn.Conv2d(D, 1000, 3, padding=1), torch.randn(B, 1000, 14, 14)
     head, tfcm = nn.Conv2d(D, K, 3, padding=1), nn.Conv2d(K, K, 3, padding=1)
     t, S, g = torch.randn(B, D, 14, 14, requires_grad=True), torch.randn(B, K, 14, 14, requires_grad=True), torch.rand(B, 2, 14, 14)
     tokens = F.interpolate(torch.randn(B, K, 5, 5), size=(14, 14), mode="bicubic") + .3
@@ -50,6 +51,8 @@ def cases():
                                                       lambda: pooled_conv(head, t, t.new_full((1, 1, 14, 14), 1/196)).sum().backward()),
                  "TFCM: pool, then multiply (13)": (lambda: torch.einsum("bghw,bkhw->bgk", g, tfcm(S)).sum().backward(),
                                                     lambda: pooled_conv(tfcm, S, g).sum().backward()),
+                 "semantic map of 1000 classes: Winograd (12)": (lambda: (thousand(t)*g1000).sum().backward(),
+                                                                lambda: (winograd(thousand, t)*g1000).sum().backward()),
                  "diffusion, 16 steps: M c without M (14)": (iterate(16), product(16)),
                  "diffusion, 4 steps: vectors only (14)": (iterate(4), product(4))}
     without = {"maps of 5 of 200 classes (12)": (lambda: head(t), lambda: conv_classes(head, t, five))}

@@ -122,10 +122,16 @@ class Config(Settings):
     # optimisation
     epochs:int = setting(60, "passes over the training images")
     max_steps:int = setting(0, "stop after this many optimizer steps (0: no limit)")
-    batch_size:int = setting(32, "images per optimizer step and process")
+    batch_size:int = setting(32, "images per process that are computed at once")
+    accumulate:int = setting(1, "batches whose gradients are summed up for one optimizer step")
     lr:float = setting(5e-5, "learning rate at the start")
     lr_steps:list = setting([30], "the rate is cut before every epoch that is a multiple of one of these (the released rule)")
     lr_factor:float = setting(0.1, "factor of each cut")
+    schedule:str = setting("released", "how the rate changes: the released steps, or half a cosine down to min_lr", ["released", "cosine"])
+    warmup_epochs:float = setting(0.0, "epochs during which the rate rises linearly from 0")
+    min_lr:float = setting(0.0, "learning rate at the end of the cosine")
+    clip_grad:float = setting(0.0, "largest norm of the gradient (0: not limited)")
+    ema:float = setting(0.0, "decay of a moving average of the weights, which val then measures and best.safetensors holds (0: none)")
     opt:str = setting("adamw", "optimizer, by timm's name")
     opt_eps:float = setting(1e-8, "epsilon of Adam")
     opt_betas:list = setting([0.9, 0.999], "betas of Adam")
@@ -140,15 +146,19 @@ class Config(Settings):
     val_seed:int = setting(0, "seed of that split")
     select:str = setting("gt_known", "val number that chooses the epoch", ["gt_known", "top1_loc", "top1_cls"])
     eval_every:int = setting(1, "evaluate on val every so many epochs (the last one always)")
+    patience:int = setting(0, "stop after so many evaluations without a new best (0: never)")
     fixed_threshold:float = setting(0.1, "threshold of the `fixed` protocol rows (0.1 for CUB, 0.12 for ILSVRC in the released configs)")
     # the run
     seed:int = setting(26, "seed of initialization, order and augmentation")
     out:str = setting("runs/train", "folder of the run")
-    resume:bool = setting(False, "continue the run in `out`, exactly, if it has a checkpoint")
+    resume:bool = setting(False, "continue the run in `out`, exactly, if it has a saved state")
+    save_every:int = setting(0, "save the state every so many optimizer steps (0: only at the end of each epoch)")
+    keep_states:int = setting(2, "how many saved states stay")
     device:str = setting("auto", "where to compute", ["auto", "cpu", "cuda"])
     precision:str = setting("fp32", "arithmetic of the forward pass", ["fp32", "bf16", "fp16"])
     workers:int = setting(0, "processes that load images")
     threads:int = setting(0, "CPU threads (0: PyTorch's choice)")
+    trackers:list = setting([], "further logs through accelerate, beside TensorBoard: wandb, mlflow ...")
 
 # %% ../nbs/00_core.ipynb #1971fe69
 def config_fields(cls:type=Config, # a `Settings` dataclass
@@ -236,10 +246,12 @@ def check_config(cfg:Settings, # changed in place: values are converted to their
                 ):
     "Check and convert every value of `cfg`. Raises `ConfigError`."
     for k,v in vars(cfg).items(): setattr(cfg, k, coerce(k, v, cls=type(cfg)))
-    for k in ("img_size", "batch_size", "eval_every"):
+    for k in ("img_size", "batch_size", "eval_every", "accumulate", "keep_states"):
         if getattr(cfg, k, 1) < 1: raise ConfigError(f"{k}: must be at least 1, got {getattr(cfg, k)}")
-    for k in ("epochs", "max_steps", "num_classes", "val_per_class", "seed", "workers", "threads", "lr", "weight_decay"):
+    for k in ("epochs", "max_steps", "num_classes", "val_per_class", "seed", "workers", "threads", "lr", "weight_decay",
+              "min_lr", "warmup_epochs", "clip_grad", "patience", "save_every"):
         if getattr(cfg, k, 0) < 0: raise ConfigError(f"{k}: must not be negative, got {getattr(cfg, k)}")
+    if not 0 <= getattr(cfg, "ema", 0) < 1: raise ConfigError(f"ema: must be at least 0 and below 1, got {cfg.ema}")
     if not 0 < getattr(cfg, "layer_decay", 1) <= 1: raise ConfigError(f"layer_decay: must be above 0 and at most 1, got {cfg.layer_decay}")
 
 # %% ../nbs/00_core.ipynb #dcdf3afb

@@ -6,14 +6,15 @@
 __all__ = ['CSV_HEAD', 'FORMATS', 'SUFFIXES', 'Localization', 'Localizer', 'to_pil', 'class_index', 'contour_boxes', 'scale_box',
            'Ask', 'to_coco', 'from_coco', 'to_voc', 'from_voc', 'to_yolo', 'from_yolo', 'to_row', 'coco_dataset',
            'coco_results', 'yolo_text', 'voc_text', 'csv_text', 'LocalizeConfig', 'list_images', 'bad_names',
-           'read_labels', 'given_classes', 'Journal', 'run_settings', 'picture', 'put_file', 'encoded', 'write_results',
-           'one_batch', 'pick_device', 'localize_folder', 'folder_bytes']
+           'read_labels', 'given_classes', 'Journal', 'run_settings', 'glow_tables', 'glow', 'picture', 'put_file',
+           'encoded', 'write_results', 'one_batch', 'pick_device', 'localize_folder', 'folder_bytes']
 
 # %% ../nbs/31_predict.ipynb #26dc767e
 import csv, hashlib, io, json, os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -469,15 +470,34 @@ def run_settings(cfg:LocalizeConfig, root:Path, names:list[str], threshold:float
                 **{k: getattr(cfg, k) for k in keep})
 
 # %% ../nbs/31_predict.ipynb #ab717649
+@cache
+def glow_tables(alpha:float=.75)->tuple: # [256] how much of the picture stays; [256, 3] the heat that is added
+    "What `viz.blend` does at each level of a map."
+    import matplotlib
+    from lca_md.viz import HEAT
+    m = np.arange(256)/255
+    w = alpha*m**.8
+    return ((1 - w)*(.8 + .2*m)).astype(np.float32), (255*w[:, None]*matplotlib.colormaps[HEAT](m)[:, :3]).astype(np.float32)
+def glow(image:np.ndarray, # [H, W, 3] uint8
+         grid:np.ndarray, # [h, w] map
+        )->np.ndarray: # [H, W, 3] uint8
+    "A heat map over its picture, as `viz.blend`, to within two grey levels."
+    levels, (keep, heat) = map_levels(grid, image.shape[:2]), glow_tables()
+    softer = cv2.transform(image.astype(np.float32), np.float32(.65*np.eye(3) + .35/3))
+    softer *= keep[levels][..., None]
+    softer += heat[levels]
+    return softer.round().astype(np.uint8)
+
+# %% ../nbs/31_predict.ipynb #60e6e8cb
 def picture(image:Image.Image, # upright
             found:Localization,
             longest:int=1024, # shrink larger pictures to this side
            )->Image.Image:
     "The image under its heat map, with boxes and label."
-    from lca_md.viz import FOUND, blend
+    from lca_md.viz import FOUND
     scale = min(1., longest/max(image.size))
     if scale < 1: image = image.resize([max(1, round(v*scale)) for v in image.size], Image.BILINEAR)
-    canvas = Image.fromarray(blend(np.asarray(image), found.grid))
+    canvas = Image.fromarray(glow(np.asarray(image), found.grid))
     d, line, font = ImageDraw.Draw(canvas), max(2, max(image.size)//160), ImageFont.load_default(max(10, max(image.size)//26))
     for x0,y0,x1,y1 in found.boxes:
         corners = [x0*scale, y0*scale, max(x0*scale, (x1 + 1)*scale - 1), max(y0*scale, (y1 + 1)*scale - 1)]
@@ -485,7 +505,7 @@ def picture(image:Image.Image, # upright
     d.text((line, line), f"{found.label} {found.score:.2f}", fill="white", font=font, stroke_width=2, stroke_fill="black")
     return canvas
 
-# %% ../nbs/31_predict.ipynb #d2caa2a9
+# %% ../nbs/31_predict.ipynb #99bc78e5
 def put_file(path:Path, data:bytes):
     "Write a small file, whole or not at all."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -497,7 +517,7 @@ def encoded(image:Image.Image, kind:str)->bytes: # "jpg" or "png"
     image.save(out := io.BytesIO(), **(dict(format="JPEG", quality=90) if kind == "jpg" else dict(format="PNG")))
     return out.getvalue()
 
-# %% ../nbs/31_predict.ipynb #7e0d2d5f
+# %% ../nbs/31_predict.ipynb #efa99f1f
 def _save_extras(cfg, root, name, found):
     "Map, mask and picture of one image, as far as they are wanted."
     stem, out = Path(name).with_suffix(""), Path(cfg.out)
@@ -507,7 +527,7 @@ def _save_extras(cfg, root, name, found):
     if cfg.masks: put_file(out/"masks"/f"{stem}.png", encoded(Image.fromarray(found.mask.astype(np.uint8)*255), "png"))
     if cfg.pictures != "no": put_file(out/"pictures"/f"{stem}.{cfg.pictures}", encoded(picture(to_pil(root/name, cfg.upright), found), cfg.pictures))
 
-# %% ../nbs/31_predict.ipynb #a49b39b1
+# %% ../nbs/31_predict.ipynb #a972ea2e
 def write_results(rows:list, # from the journal
                   bad:list, # [image, reason] pairs
                   names:list[str], # class names
@@ -527,7 +547,7 @@ def write_results(rows:list, # from the journal
         if "voc" in formats: put_file(out/"voc"/f"{stem}.xml", voc_text(r, root.name).encode())
     if "yolo" in formats: _yolo_head(rows, names, out/"yolo", root)
 
-# %% ../nbs/31_predict.ipynb #82190ece
+# %% ../nbs/31_predict.ipynb #554effa5
 def _bad_text(bad):
     csv.writer(out := io.StringIO(), lineterminator="\n").writerows([["image", "reason"], *bad])
     return out.getvalue().encode(errors="backslashreplace").decode()
@@ -540,7 +560,7 @@ def _yolo_head(rows, names, out, root):
     try: (out/"images").is_symlink() or (out/"images").symlink_to(os.path.relpath(root, out), target_is_directory=True)
     except OSError: pass  # a system without links: put the images there by hand
 
-# %% ../nbs/31_predict.ipynb #554effa5
+# %% ../nbs/31_predict.ipynb #a7b34974
 def _read(loc, path, upright):
     "(tensor, size) of an image file, or what is wrong with it."
     try:
@@ -548,7 +568,7 @@ def _read(loc, path, upright):
         return loc.transform(pic), pic.size
     except DataError as e: return str(e).replace(f" '{path}'", "").replace(f"{path} ", "").partition("; replace the file")[0], None
 
-# %% ../nbs/31_predict.ipynb #ed4410bf
+# %% ../nbs/31_predict.ipynb #23934ef2
 def one_batch(loc:Localizer, cfg:LocalizeConfig, root:Path,
               items:list, # (number, name, class or None) of each image
               read:list, # what `_read` said about each
@@ -567,7 +587,7 @@ def one_batch(loc:Localizer, cfg:LocalizeConfig, root:Path,
     list(each(lambda p: _save_extras(cfg, root, p[0][1], p[1][0]), ok))
     return [to_row(it[0], it[1], f) for it,f in ok], sorted(bad)
 
-# %% ../nbs/31_predict.ipynb #23934ef2
+# %% ../nbs/31_predict.ipynb #2a1af58b
 def pick_device(name:str, # "auto", "cpu" or "cuda"
                )->torch.device:
     "Where to compute. Raises `ConfigError` if CUDA is asked for and not there."
@@ -575,7 +595,7 @@ def pick_device(name:str, # "auto", "cpu" or "cuda"
     if name == "cuda" and not there: raise ConfigError("device: cuda was asked for, but PyTorch sees none; use device=cpu or auto")
     return torch.device("cuda" if name != "cpu" and there else "cpu")
 
-# %% ../nbs/31_predict.ipynb #2a1af58b
+# %% ../nbs/31_predict.ipynb #cf42abb0
 def _open_run(cfg):
     "Everything that is checked before the first image: localizer, images, classes, journal."
     if cfg.threads: torch.set_num_threads(cfg.threads)
@@ -591,7 +611,7 @@ def _open_run(cfg):
     if cfg.fresh: fresh_folder(cfg.out)
     return loc, ask, root, names, classes, {**bad, **bad_names(names)}, t, Journal(Path(cfg.out)/"journal.jsonl", settings)
 
-# %% ../nbs/31_predict.ipynb #d8962fed
+# %% ../nbs/31_predict.ipynb #390a2086
 @contextmanager
 def _readers(workers, read):
     "A function that starts to read a batch and one that waits for it, with threads or without; and a `map`."
@@ -611,7 +631,7 @@ def _loop(cfg, loc, ask, root, batches, journal):
             journal.add(batch=i, rows=rows, bad=bad)
             bar.step(len(batches[i]))
 
-# %% ../nbs/31_predict.ipynb #cf42abb0
+# %% ../nbs/31_predict.ipynb #3c0a8f23
 def localize_folder(cfg:LocalizeConfig, # everything
                    )->dict: # images, localized, without_box, bad (counts), threshold, class_names; rows of `to_row`, bad_files, root, out
     "Localize images into `cfg.out`, or go on with what was begun there. Raises `LcaError` subclasses for what the user can mend."
@@ -632,7 +652,7 @@ def localize_folder(cfg:LocalizeConfig, # everything
     finally: journal.file.close()
     return dict(summary, rows=rows, bad_files=bad, root=root, out=out)
 
-# %% ../nbs/31_predict.ipynb #c45c4b9d
+# %% ../nbs/31_predict.ipynb #29e829f2
 def folder_bytes(folder:str|Path)->dict: # relative name -> SHA-256
     "The fingerprint of every file of a folder."
     files = [p for p in sorted(Path(folder).rglob("*")) if p.is_file() and not p.is_symlink()]

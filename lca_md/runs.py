@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'LCA_ERRORS', 'notebook_path', 'project_root', 'DemoConfig', 'check_parameters', 'parameters_cell',
-           'parse_pairs', 'Follower', 'execute', 'to_html']
+           'parse_pairs', 'Follower', 'watched', 'execute', 'to_html', 'script', 'launch_command', 'work', 'launch']
 
 # %% ../nbs/32_runs.ipynb #fe102514
-import json, os, sys, tempfile, threading, time
+import json, os, subprocess, sys, tempfile, threading, time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,17 @@ from pathlib import Path
 from fastcore.basics import patch
 from tqdm import tqdm
 
-from .core import Config, ConfigError, LcaError, Settings
+from .core import CheckpointError, Config, ConfigError, DataError, LcaError, Settings
 from .core import atomic_write, check_keys, coerce, config_fields, config_path, fresh_folder, nearest, setting
 from .predict import LocalizeConfig
-from .train import EvalConfig
+from .states import Stopped, Stopper
+from .train import EvalConfig, NotFinite
 
 # %% ../nbs/32_runs.ipynb #7b183415
-def notebook_path(name:str, # "train", "evaluate", "localize", "quickstart" or "pretrain"
+def notebook_path(name:str|Path, # "train", "evaluate", "localize", "quickstart" or "pretrain"; or a notebook file of your own
                  )->Path:
     "The run notebook `name`. Raises `ConfigError` listing what there is."
+    if str(name).endswith(".ipynb") and Path(name).is_file(): return Path(name)
     here = Path(__file__).parent if "__file__" in globals() else Path("../lca_md").resolve()
     for folder in (here.parent/"nbs"/"runs", here/"notebooks"):
         if (folder/f"{name}.ipynb").is_file(): return folder/f"{name}.ipynb"
@@ -63,9 +65,17 @@ def check_parameters(name:str, # run notebook
                      params:dict, # what was given
                     )->dict: # the same, in the fields' types
     "Parameters of a run notebook, checked. Raises `ConfigError` with the nearest valid name or the expected type."
+    if name not in SETTINGS: return _own_parameters(name, params)
     cls = SETTINGS[name]
     check_keys(params, f"{name}: ", cls)
     return {k: coerce(k, v, f"{name}: ", cls) for k,v in params.items()}
+def _own_parameters(name, params):
+    "The same for a notebook without settings of the book: names are checked, types are not."
+    import papermill
+    valid = papermill.inspect_notebook(str(notebook_path(name)))
+    lost = [k for k in params if k not in valid]
+    if lost: raise ConfigError(f"{name}: has no parameter {lost[0]!r}; it has {', '.join(valid) or 'none'}")
+    return params
 
 # %% ../nbs/32_runs.ipynb #b339f86a
 def parameters_cell(cls:type, # a Settings dataclass
@@ -92,7 +102,7 @@ class Follower(threading.Thread):
                  every:float=10.): # seconds between plain lines of one task
         super().__init__(daemon=True)
         self.path, self.out, self.every, self.done = Path(path), out or sys.stderr, every, threading.Event()
-        self.desc, self.bar, self.said, self.start_time, self.offset = None, None, 0., 0., 0
+        self.desc, self.bar, self.said, self.start_time, self.offset, self.raised = None, None, 0., 0., 0, None
 
 # %% ../nbs/32_runs.ipynb #9d96e930
 @patch
@@ -109,7 +119,10 @@ def read(self:Follower):
         f.seek(self.offset)
         lines = [l for l in f if l.endswith("\n")]
     self.offset += sum(len(l.encode()) for l in lines)
-    for l in lines: self.show(**json.loads(l))
+    for d in map(json.loads, lines):
+        if "line" in d: self.tell(d["line"])
+        elif "raised" in d: self.raised = d["raised"]
+        else: self.show(**d)
 
 # %% ../nbs/32_runs.ipynb #7989d168
 @patch
@@ -126,40 +139,82 @@ def show(self:Follower, desc, n, total, note=""):
 
 # %% ../nbs/32_runs.ipynb #5c258580
 @patch
+def tell(self:Follower, line):
+    "Show a line of the notebook's log, above the bar."
+    if self.bar is not None: self.bar.write(line, file=self.out)
+    else: print(line, file=self.out, flush=True)
+
+# %% ../nbs/32_runs.ipynb #831a2c8b
+@patch
 def begin(self:Follower, desc, total):
     "Start a new task."
     if self.bar is not None: self.bar.close()
     self.desc, self.start_time, self.said = desc, time.time(), time.time()
     self.bar = tqdm(total=total, desc=desc, file=self.out) if self.out.isatty() else None
 
-# %% ../nbs/32_runs.ipynb #021832ee
-def execute(name:str, # run notebook
+# %% ../nbs/32_runs.ipynb #27ffe180
+@contextmanager
+def watched(quiet:bool=False, # show nothing
+           ):
+    "While entered, show the progress of the processes that are started, and pass signals on to them; yields the `Follower`."
+    where = Path(tempfile.mkdtemp())
+    names = dict(LCA_MD_PROGRESS=str(where/"progress"), LCA_MD_STOP=str(where/"stop"))
+    before, follower = {k: os.environ.get(k) for k in names}, Follower(where/"progress", open(os.devnull, "w") if quiet else None)
+    os.environ.update(names)
+    follower.start()
+    try:
+        with Stopper(where/"stop"): yield follower
+    finally:
+        for k,v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
+        follower.done.set()
+        follower.join()
+
+# %% ../nbs/32_runs.ipynb #30ac1c1f
+def execute(name:str|Path, # run notebook, or a notebook file of your own
             params:dict, # its parameters
             out:str|Path, # folder for the executed notebook
             quiet:bool=False, # no progress
+            processes:int=1, # more than one: train with so many, then execute the notebook as the report
            )->Path: # the executed notebook
-    "Run a notebook with papermill. Raises `ConfigError` for parameters, `LcaError` if a cell fails."
+    "Run a notebook with papermill. Raises `ConfigError` for parameters, `Stopped` if it was asked to stop, `LcaError` if a cell fails."
+    params, target = check_parameters(name, params), Path(out)/f"{Path(name).stem}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with watched(quiet) as follower:
+        if processes > 1:
+            launch(name, params, out, processes, follower)
+            params = dict(params, resume=True)
+        try: _in_thread(lambda: _papermill(name, target, params))
+        finally:
+            if target.exists(): to_html(target)
+    return target
+
+# %% ../nbs/32_runs.ipynb #672a2e57
+LCA_ERRORS = {c.__name__: c for c in (LcaError, ConfigError, DataError, CheckpointError, Stopped, NotFinite)} | {"ImageError": DataError}
+def _papermill(name, target, params):
+    "papermill, its exceptions made ours."
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-    params, out = check_parameters(name, params), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    target, progress = out/f"{name}.ipynb", Path(tempfile.mkdtemp())/"progress"
-    follower = Follower(progress)
-    if not quiet: follower.start()
-    before, os.environ["LCA_MD_PROGRESS"] = os.environ.get("LCA_MD_PROGRESS"), str(progress)
-    try: papermill.execute_notebook(notebook_path(name), target, params, kernel_name="python3", progress_bar=False, log_output=False,
+    try: papermill.execute_notebook(str(notebook_path(name)), str(target), params, kernel_name="python3", progress_bar=False, log_output=False,
                                     extra_arguments=["--log-level=ERROR"])  # the kernel greets with a warning otherwise
     except PapermillExecutionError as e:
-        raise LcaError(f"{e.evalue}" if e.ename in LCA_ERRORS else f"{target}: cell {e.exec_count} failed with {e.ename}: {e.evalue}") from None
-    finally:
-        os.environ.pop("LCA_MD_PROGRESS") if before is None else os.environ.update(LCA_MD_PROGRESS=before)
-        follower.done.set()
-        if not quiet: follower.join()
-        if target.exists(): to_html(target)
-    return target
-LCA_ERRORS = {"LcaError", "ConfigError", "DataError", "CheckpointError", "ImageError"}
+        if e.ename in LCA_ERRORS: raise LCA_ERRORS[e.ename](e.evalue) from None
+        raise LcaError(f"{target}: cell {e.exec_count} failed with {e.ename}: {e.evalue}") from None
+    except DeadKernelError: raise LcaError(f"{target}: the notebook's process died (killed, out of memory); what it saved can be resumed") from None
 
-# %% ../nbs/32_runs.ipynb #27ffe180
+# %% ../nbs/32_runs.ipynb #37922e11
+def _in_thread(f):
+    "Call `f` in a thread, and raise here what it raises; signals stay with the caller."
+    raised = []
+    def work():
+        try: f()
+        except BaseException as e: raised.append(e)
+    t = threading.Thread(target=work, daemon=True)
+    t.start()
+    while t.is_alive(): t.join(.2)
+    if raised: raise raised[0]
+
+# %% ../nbs/32_runs.ipynb #fe0cc052
 def to_html(path:str|Path, # an executed notebook
            )->Path: # the page beside it
     "Write a notebook as a single HTML page."
@@ -168,3 +223,53 @@ def to_html(path:str|Path, # an executed notebook
     body, _ = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(nbformat.read(path, 4))
     with atomic_write(Path(path).with_suffix(".html")) as f: f.write(body)
     return Path(path).with_suffix(".html")
+
+# %% ../nbs/32_runs.ipynb #1f063691
+def script(name:str|Path, # run notebook
+           params:dict, # its parameters
+          )->str: # Python source
+    "A run notebook as a script, without its report."
+    import jupytext
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+    nb = load_notebook_node(str(notebook_path(name)))
+    nb.cells = [c for c in nb.cells if "report" not in c.metadata.tags]
+    return jupytext.writes(parameterize_notebook(nb, params), "py:percent")
+
+# %% ../nbs/32_runs.ipynb #32661fbf
+def launch_command(path:str|Path, # script from `script`
+                   processes:int, # on this machine
+                  )->list[str]: # command line
+    "How to start a script in several processes of this machine."
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "lca_md", "worker", str(path)]
+
+# %% ../nbs/32_runs.ipynb #2ea26a39
+def work(path:str|Path, # script from `script`
+        ):
+    "Run a script as one of several processes; what it raises goes to the starter, and `Stopped` is no failure."
+    first = os.environ.get("RANK", "0") == "0"
+    try: exec(compile(Path(path).read_text(), str(path), "exec"), {"__name__": "__main__"})
+    except LcaError as e:
+        if first and (file := os.environ.get("LCA_MD_PROGRESS")):
+            with open(file, "a") as f: f.write(json.dumps(dict(raised=[type(e).__name__, str(e)])) + "\n")
+        if first or not isinstance(e, Stopped): print(f"{type(e).__name__}: {e}", file=sys.stderr)
+        if not isinstance(e, Stopped): sys.exit(2)
+    finally:
+        dist = sys.modules["torch"].distributed
+        if dist.is_initialized(): dist.destroy_process_group()
+
+# %% ../nbs/32_runs.ipynb #7d580a11
+def launch(name:str|Path, params:dict, out:str|Path, processes:int, follower:Follower):
+    "Train with several processes; their printing goes to processes.log. Raises what they raised."
+    path, log = Path(out)/f"{Path(name).stem}.py", Path(out)/"processes.log"
+    with atomic_write(path) as f: f.write(script(name, params))
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1)//processes)))
+    with open(log, "a") as f:
+        p = subprocess.Popen(launch_command(path, processes), stdout=f, stderr=subprocess.STDOUT, start_new_session=True,
+                             env={**os.environ, "OMP_NUM_THREADS": threads})
+        try: code = p.wait()
+        finally: p.terminate()
+    follower.read()
+    if follower.raised: raise LCA_ERRORS.get(follower.raised[0], LcaError)(follower.raised[1])
+    if code: raise LcaError(f"a training process failed with code {code}; its last words: {_tail(log)}; what was saved can be resumed")
+def _tail(log): return (Path(log).read_text(errors="replace").strip().splitlines() or ["none"])[-1][:200]

@@ -151,7 +151,8 @@ def test_top_k_fills_the_results_list(toy, photos, tmp_path):
     for i in range(1, 21):
         scores = [r["score"] for r in results if r["image_id"] == i]
         assert scores == sorted(scores, reverse=True) and len({r["category_id"] for r in results if r["image_id"] == i}) == 3
-    with pytest.raises(ConfigError, match="top_k is for predicted classes"): localize_folder(config(toy, photos, tmp_path/"x", top_k=3, labels="folder"))
+    with pytest.raises(ConfigError, match="top_k is for predicted classes"):
+        localize_folder(config(toy, photos, tmp_path/"x", top_k=3, labels="folder"))
 
 
 def test_pycocotools_finds_what_the_metrics_find(tmp_path):
@@ -163,12 +164,13 @@ def test_pycocotools_finds_what_the_metrics_find(tmp_path):
     ds, t = WSOLDataset(records, names, eval_transform()), loc.threshold("gt")
     mine = measure(loc.model, ds, 8, keep=1).compute(Protocol("gt", "val", t))
     listed = "\n".join(r.path for r in records)
-    localize_folder(LocalizeConfig(images=listed, checkpoint=str(shipped_weights("lca_md")), out=str(tmp_path/"out"), labels="folder", device="cpu"))
+    localize_folder(config(shipped_weights("lca_md"), listed, tmp_path/"out", labels="folder"))
     found = coco.COCO(tmp_path/"out"/"coco.json")  # a valid data set, with its annotations
     assert len(found.getImgIds()) == 40 and len(found.getAnnIds()) == 40
     truth, by_name = dict(found.dataset), {r.name: ds.boxes(i)[0].tolist() for i, r in enumerate(records)}
-    truth["annotations"] = [dict(id=a["id"], image_id=a["image_id"], category_id=a["category_id"], iscrowd=0, bbox=(b := predict.to_coco(box)), area=b[2]*b[3])
-                            for a in found.dataset["annotations"] for box in [by_name[found.imgs[a["image_id"]]["file_name"]]]]
+    boxes = [predict.to_coco(by_name[found.imgs[a["image_id"]]["file_name"]]) for a in found.dataset["annotations"]]
+    truth["annotations"] = [dict(id=a["id"], image_id=a["image_id"], category_id=a["category_id"], iscrowd=0, bbox=b, area=b[2]*b[3])
+                            for a, b in zip(found.dataset["annotations"], boxes)]
     gt = coco.COCO()
     gt.dataset = truth
     gt.createIndex()
@@ -304,7 +306,8 @@ def test_other_settings_are_refused_and_fresh_moves_aside(toy, photos, tmp_path)
     (out/"coco.json").write_text("corrected by a person")
     localize_folder(config(toy, photos, out, workers=0, threads=0))  # neither changes a number
     assert (out/"coco.json").read_text() == "corrected by a person"
-    for over, said in ((dict(threshold=.7), "threshold: 0.4, now 0.7"), (dict(flip=True), "flip: False, now True"), (dict(images=str(photos/"ant")), "the images")):
+    for over, said in ((dict(threshold=.7), "threshold: 0.4, now 0.7"), (dict(flip=True), "flip: False, now True"),
+                       (dict(images=str(photos/"ant")), "the images")):
         with pytest.raises(ConfigError, match=said): localize_folder(config(toy, **{**dict(photos=photos, out=out), **over}))
     os.utime(photos/"ant"/"00.png")  # an image that was saved again is another image
     with pytest.raises(ConfigError, match="made otherwise .the images."): localize_folder(config(toy, photos, out))
@@ -345,8 +348,9 @@ def test_command_line(toy, photos, tmp_path):
     (tmp_path/"bad.jpg").write_text("x")
     r = run(tmp_path/"bad.jpg")
     assert r.exit_code == 0 and "skipped: bad.jpg" in r.stderr and not r.stdout
-    for args, said in ((["--label", "cow"], "no class 'cow'; did you mean"), (["--formats", "voc,yolov5"], "did you mean 'yolo'"), (["-p", "batchsize=1"], "did you mean 'batch_size'"),
-                       (["--threshold", "3"], "threshold must be in"), (["--labels", "none.csv"], "none.csv cannot be read"), (["--top-k", "0"], "top_k must be at least 1")):
+    for args, said in ((["--label", "cow"], "no class 'cow'; did you mean"), (["--formats", "voc,yolov5"], "did you mean 'yolo'"),
+                       (["-p", "batchsize=1"], "did you mean 'batch_size'"), (["--threshold", "3"], "threshold must be in"),
+                       (["--labels", "none.csv"], "none.csv cannot be read"), (["--top-k", "0"], "top_k must be at least 1")):
         assert said in str(run(photos, "--out", tmp_path/"x", *args).exception), args
         assert not (tmp_path/"x").exists()
 

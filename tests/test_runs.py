@@ -39,7 +39,7 @@ def test_train_then_evaluate(birds, tmp_path):
     assert r.returncode == 0, r.stderr
     assert "GT-known" in r.stdout and "threshold" in r.stdout and "val split" in r.stdout
     assert "epoch 1/2" in r.stderr  # progress reached the terminal of the command
-    made = {"train.ipynb", "train.html", "best.safetensors", "best.json", "last.pt", "config.yaml", "history.json", "tb"}
+    made = {"train.ipynb", "train.html", "best.safetensors", "best.json", "states", "config.yaml", "environment.json", "history.json", "tb"}
     assert made <= {p.name for p in (tmp_path/"run").iterdir()}
     r = cli("evaluate", "--checkpoint", str(tmp_path/"run"/"best.safetensors"))
     assert r.returncode == 0, r.stderr
@@ -101,24 +101,25 @@ def test_checkpoint_of_another_class_count(birds, tmp_path):
     with pytest.raises(CheckpointError, match="trained on 8 classes"): evaluate(EvalConfig(checkpoint=best, data=str(other), device="cpu"))
 
 
-def test_full_disk_while_writing_a_checkpoint(birds, tmp_path, monkeypatch):
-    """The second epoch's state dies half written: the first one's is intact, and resuming from it gives the uninterrupted run's weights."""
-    whole = fit(Config(**toy(birds, tmp_path/"whole")), None)
-    save, calls = torch.save, []
-    def full(obj, f):
-        calls.append(1)
-        if len(calls) < 2: return save(obj, f)
-        f.write(b"half a checkpoint")
-        raise OSError(28, "No space left on device")
-    monkeypatch.setattr(torch, "save", full)
-    cfg = Config(**toy(birds, tmp_path/"run"))
-    with pytest.raises(OSError, match="No space left"): fit(cfg, None)
-    monkeypatch.undo()
-    assert not [p for p in (tmp_path/"run").iterdir() if p.name.endswith(".tmp")]
-    assert torch.load(tmp_path/"run"/"last.pt", weights_only=True)["epoch"] == 1
-    cfg.resume = True
-    again = fit(cfg, None)
-    assert all(torch.equal(x, y) for x, y in zip(whole.model.state_dict().values(), again.model.state_dict().values()))
+def test_two_processes_by_one_command(birds, tmp_path):
+    """`lca-md train --num-processes 2`: a script in two processes, then the report; the run continues with two processes from its folder alone."""
+    params = [v for k, x in toy(birds, tmp_path/"run", batch_size=4, epochs=1).items() if k != "out" for v in ("-p", f"{k}={x}")]
+    r = cli("train", *params, "--out", str(tmp_path/"run"), "--num-processes", "2")
+    assert r.returncode == 0, r.stderr + (tmp_path/"run"/"processes.log").read_text()[-2000:]
+    assert "epoch 1/1" in r.stderr and "best epoch 1" in r.stdout
+    assert {"train.py", "processes.log", "train.ipynb", "train.html", "best.safetensors"} <= {p.name for p in (tmp_path/"run").iterdir()}
+    assert json.loads((tmp_path/"run"/"environment.json").read_text())["processes"] == 2
+    pictures = [o for c in nbformat.read(tmp_path/"run"/"train.ipynb", 4).cells if c.cell_type == "code" for o in c.outputs if "data" in o]
+    assert any("image/png" in o["data"] for o in pictures)  # the report has its curves
+    one = fit(Config(**toy(birds, tmp_path/"one", batch_size=8, epochs=1)), None)
+    assert one.history[0]["images"] == json.loads((tmp_path/"run"/"history.json").read_text())["epochs"][0]["images"]
+    with pytest.raises(CheckpointError, match="made with 2 processes and batches of 8 images; use 2 processes, or batch_size=8 with 1"):
+        fit(Config(**toy(birds, tmp_path/"run", batch_size=4, epochs=2, resume=True)), None)
+
+
+def test_a_mistake_in_several_processes_is_one_sentence(birds, tmp_path):
+    r = cli("train", "-p", "data=no/such/folder", "--out", str(tmp_path/"run"), "--num-processes", "2")
+    assert r.returncode == 2 and "no/such/folder" in r.stderr and "Traceback" not in r.stderr, r.stderr
 
 
 def test_failing_notebook_names_its_cause(birds, tmp_path):
