@@ -286,6 +286,7 @@ def epoch_line(row:dict)->str: # one line of the log
 # %% ../nbs/30_train.ipynb #b1aa7f6b
 import hashlib, shutil
 from copy import copy
+from zipfile import BadZipFile
 
 from .core import DataError
 from .metrics import THRESHOLDS, MapFolder, pick_maps
@@ -354,7 +355,8 @@ def read_logits(path:str, # .npz with names [N] (text) and logits [N, K]
     if not path: return None
     try:
         with np.load(path, allow_pickle=False) as z: names, logits = z["names"], z["logits"]
-    except (OSError, ValueError, KeyError) as e: raise DataError(f"{path}: expected an .npz file with `names` (text) and `logits` ({e})") from e
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as e:
+        raise DataError(f"{path}: expected an .npz file with `names` (text) and `logits` ({e})") from e
     if logits.ndim != 2 or len(names) != len(logits): raise DataError(f"{path}: {len(names)} names for logits of shape {logits.shape}")
     return {_bare(str(n)): row for n, row in zip(names, logits)}
 
