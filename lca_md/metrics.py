@@ -305,7 +305,8 @@ def pixel_iou(self:LocalizationMetrics)->np.ndarray: # [T] percent
 @patch
 def _released(self:LocalizationMetrics):
     "The released evaluation, number for number; note what it calls GT-Known."
-    if (self._ranked() if len(self) else self.keep) < 5: raise LcaError("protocol 'released' needs the maps of five predicted classes: LocalizationMetrics(keep=5)")
+    ranked = self._ranked() if len(self) else self.keep
+    if ranked < 5: raise LcaError("protocol 'released' needs the maps of five predicted classes: LocalizationMetrics(keep=5)")
     n, right, iou, tops = len(self), self._get("top") == self._get("label")[:, None], self._get("pred"), (1, 5)
     hit = {d: iou >= np.float32(d) for d in IOUS}  # [N, 5, T]
     det = {(d, k): hit[d][:, :k].any(1).sum(0) for d in IOUS for k in tops}
