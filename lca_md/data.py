@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CUB_LISTS', 'TURNED', 'SIDEWAYS', 'METADATA', 'PICTURES', 'SPLIT_FOLDERS', 'NO_CLASSES', 'VOC_KEYS', 'KINDS',
-           'SPLITS', 'LAYOUTS', 'LOOKED_FOR', 'MEAN', 'STD', 'RECIPES', 'JPEG_BEGIN', 'JPEG_END', 'SMALLER',
+           'SPLITS', 'LAYOUTS', 'LOOKED_FOR', 'MEAN', 'STD', 'WARPS', 'RECIPES', 'JPEG_BEGIN', 'JPEG_END', 'SMALLER',
            'parse_floats', 'parse_int', 'parse_flag', 'parse_size', 'parse_box', 'parse_name', 'Line', 'parse_line',
            'read_lines', 'read_list', 'read_dials', 'read_cub', 'check_ids', 'check_unique', 'check_classes',
            'choose_classes', 'ImageError', 'decoding', 'opened', 'to_rgb', 'image_size', 'open_image', 'check_size',
@@ -14,11 +14,12 @@ __all__ = ['CUB_LISTS', 'TURNED', 'SIDEWAYS', 'METADATA', 'PICTURES', 'SPLIT_FOL
            'entry_line', 'read_coco', 'check_choice', 'Tree', 'look_around', 'choose_kind', 'own_file', 'plain_name',
            'own_boxes', 'coco_tables', 'cub_tables', 'box_source', 'folder_record', 'load_folder', 'ilsvrc_boxes',
            'cub_boxes', 'draw_lots', 'val_quota', 'split_val', 'find_layout', 'open_parts', 'keep_classes',
-           'few_of_each', 'measurable', 'open_split', 'squeeze', 'tensor_steps', 'Normalize', 'eval_transform',
-           'to_picture', 'posterize', 'guard_posterize', 'resize_array', 'reduction', 'Region', 'stand_in',
-           'RandomRegion', 'Recipe', 'Flip', 'Crop', 'OnPicture', 'cub_transform', 'ilsvrc_transform', 'Tint',
-           'light_transform', 'train_transform', 'Draw', 'seeded', 'WSOLDataset', 'read_pixels', 'kept', 'EpochSampler',
-           'Loader', 'calm_worker', 'make_loader']
+           'few_of_each', 'measurable', 'open_split', 'squeeze', 'tensor_steps', 'planes', 'Normalize',
+           'eval_transform', 'to_picture', 'posterize', 'guard_posterize', 'resize_array', 'reduction', 'Region',
+           'stand_in', 'RandomRegion', 'Recipe', 'Flip', 'Crop', 'OnPicture', 'warp', 'rotation', 'warp_rotate',
+           'warp_shear_x', 'warp_shear_y', 'warp_shift_x', 'warp_shift_y', 'sharpen', 'cub_transform',
+           'ilsvrc_transform', 'Tint', 'light_transform', 'train_transform', 'Draw', 'seeded', 'WSOLDataset',
+           'jpeg_header', 'read_pixels', 'kept', 'EpochSampler', 'Loader', 'calm_worker', 'make_loader']
 
 # %% ../nbs/02_data.ipynb #751a7539
 import contextlib, gc, hashlib, io, json, os, random, re, warnings
@@ -36,7 +37,7 @@ import yaml
 from fastcore.basics import patch
 from PIL import Image, ImageOps
 from timm.data import create_transform
-from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, get_worker_info
 from torchvision import transforms as T
 
 from .core import ConfigError, DataError, atomic_write, nearest
@@ -373,6 +374,7 @@ def read_paths(path:Path, # a list in Choe's style: a path, a comma, a value
 # %% ../nbs/02_data.ipynb #d8c633c7
 def picture_finder(root:Path, # the data folder
                    first:str, # a path from the list
+                   listed:Path="the list", # where it stands, for the message
                   ): # function: (path in the list, class name) -> Path
     "Where the pictures of a list lie. Raises `DataError` if the first one is in none of the usual places."
     if (root/"prepare.json").is_file():
@@ -382,7 +384,7 @@ def picture_finder(root:Path, # the data folder
     bases = [root, root/"images", root/"CUBV2", root/"val2", root/"val"]
     for base in bases:
         if (base/first).is_file(): return lambda name, _: base/name
-    raise DataError(f"{first} is in none of {', '.join(str(b) for b in bases)}; unpack the pictures into one of them")
+    raise DataError(f"{listed}, line 1: {first} is in none of {', '.join(str(b) for b in bases)}; unpack the pictures into one of them")
 
 def _prepared_picture(root, places, name, class_name):
     top, _, rest = name.partition("/")
@@ -414,7 +416,7 @@ def metadata_records(root:Path, # the data folder
     labels = read_paths(folder/METADATA[1], parse_int, 1)
     sizes = read_paths(folder/METADATA[2], lambda t: parse_size(t.replace(",", " ")), 2) if (folder/METADATA[2]).exists() else {}
     boxes = read_paths(folder/METADATA[3], parse_corners, 4, several=True) if (folder/METADATA[3]).exists() else {}
-    place, none, out = picture_finder(root, ids[0]) if ids else None, np.zeros((0, 4)), []
+    place, none, out = picture_finder(root, ids[0], folder/METADATA[0]) if ids else None, np.zeros((0, 4)), []
     for name in ids:
         if name not in labels: raise DataError(f"{folder/METADATA[1]} has no line for {name}, which is in image_ids.txt; restore the file")
         label, n = labels[name][0]
@@ -898,17 +900,25 @@ def tensor_steps()->list: # two transforms
     return [T.ToTensor(), T.Normalize(MEAN, STD)]
 
 # %% ../nbs/02_data.ipynb #3ffa31f3
+def planes(a, # picture: PIL, or uint8 [H, W, 3] in any memory order
+          )->list: # three arrays [H, W]
+    "The colour planes of a picture, each in one piece of memory."
+    a = np.asarray(a)
+    return list(cv2.split(a)) if a.flags.c_contiguous else [np.ascontiguousarray(a[..., k]) for k in range(3)]
+
 class Normalize(torch.nn.Module):
     "A picture, PIL or uint8 [H, W, 3], to the normalised tensor [3, H, W]: the same bits as `tensor_steps`, by table."
-    def __init__(self):
+    def __init__(self,
+                 zero_mean:bool=True, # False: only to [0, 1], as `ToTensor` does
+                ):
         super().__init__()
-        ramp = torch.arange(256, dtype=torch.uint8)[None, :, None].expand(3, -1, -1)
-        self.table = T.Normalize(MEAN, STD)(ramp.float().div(255))[:, :, 0].numpy().copy()
+        unit = torch.arange(256, dtype=torch.uint8).float().div(255).expand(3, 1, -1)
+        self.table = (T.Normalize(MEAN, STD)(unit) if zero_mean else unit).numpy()[:, 0].copy()
     def forward(self, img):
         "The tensor."
-        planes = cv2.split(np.asarray(img))
-        out = np.empty((3, *planes[0].shape), np.float32)
-        for k, plane in enumerate(planes): cv2.LUT(plane, self.table[k], dst=out[k])
+        parts = planes(img)
+        out = np.empty((3, *parts[0].shape), np.float32)
+        for k, part in enumerate(parts): cv2.LUT(part, self.table[k], dst=out[k])
         return torch.from_numpy(out)
 
 # %% ../nbs/02_data.ipynb #aa1ef8e2
@@ -946,7 +956,7 @@ def resize_array(a:np.ndarray, # [h, w, 3] uint8
     "Pillow's antialiased resize, about three times as fast, to within 1 of 255."
     x = torch.from_numpy(np.require(a, requirements=["C", "W"])).permute(2, 0, 1)[None]
     x = torch.nn.functional.interpolate(x, size[::-1], mode=filter, antialias=True, align_corners=False)
-    return x[0].permute(1, 2, 0).contiguous().numpy()
+    return x[0].permute(1, 2, 0).numpy() # a view: the planes lie one after the other
 
 # %% ../nbs/02_data.ipynb #c865993d
 def reduction(box, # x0 y0 x1 y1: the part that is needed, in pixels of the file
@@ -972,7 +982,8 @@ class Region(torch.nn.Module):
         "That part of the decoded array `a` of a picture of (width, height), resized."
         sx, sy = a.shape[1] / size[0], a.shape[0] / size[1] # 1, or less if it was decoded smaller
         x0, y0, x1, y1 = int(box[0] * sx), int(box[1] * sy), round(box[2] * sx), round(box[3] * sy)
-        return resize_array(a[y0:max(y1, y0 + 1), x0:max(x1, x0 + 1)], self.out, self.filter)
+        part = a[y0:max(y1, y0 + 1), x0:max(x1, x0 + 1)]
+        return part if part.shape[1::-1] == tuple(self.out) else resize_array(part, self.out, self.filter)
 
 # %% ../nbs/02_data.ipynb #4fbec190
 def stand_in(size)->torch.Tensor: # [1, height, width], without memory
@@ -1007,7 +1018,7 @@ class Recipe(T.Compose):
 # %% ../nbs/02_data.ipynb #7b1487bb
 class Flip(torch.nn.Module):
     "Mirror an array [H, W, 3] with probability 1/2."
-    def forward(self, a): "The array, mirrored or not."; return cv2.flip(a, 1) if torch.rand(1) < .5 else a
+    def forward(self, a): "The array, mirrored or not."; return a[:, ::-1] if torch.rand(1) < .5 else a
 
 class Crop(torch.nn.Module):
     "A random square of an array [H, W, 3]."
@@ -1020,21 +1031,56 @@ class Crop(torch.nn.Module):
 class OnPicture(torch.nn.Module):
     "A step that wants a PIL picture, between steps that want arrays."
     def __init__(self, step): super().__init__(); self.step = step
-    def forward(self, a): "The array after the step."; return np.asarray(self.step(Image.fromarray(a)))
+    def forward(self, a): "The array after the step."; return np.asarray(self.step(Image.fromarray(cv2.merge(planes(a)))))
 
-# %% ../nbs/02_data.ipynb #edcd3149
+# %% ../nbs/02_data.ipynb #7e9493e4
+def warp(img:Image.Image, # RGB
+         matrix, # six numbers as Pillow's AFFINE has them: output pixels to input pixels
+         fillcolor=(0, 0, 0), # outside
+         resample=Image.BICUBIC, # or BILINEAR
+        )->Image.Image:
+    "Pillow's affine transform, by OpenCV."
+    m = np.array(matrix, dtype=np.float64).reshape(2, 3)
+    m[:, 2] += m[:, :2].sum(1) / 2 - .5 # Pillow counts from a pixel's corner, OpenCV from its centre
+    kernel = cv2.INTER_CUBIC if resample == Image.BICUBIC else cv2.INTER_LINEAR
+    out = cv2.warpAffine(np.asarray(img), m, img.size, flags=cv2.WARP_INVERSE_MAP | kernel, borderMode=cv2.BORDER_CONSTANT, borderValue=fillcolor)
+    return Image.fromarray(out)
+
+def rotation(size, # (width, height)
+             degrees:float, # counterclockwise
+            )->tuple: # six numbers
+    "The matrix of a rotation about the centre."
+    c, s, (x, y) = np.cos(np.radians(degrees)), np.sin(np.radians(degrees)), (size[0] / 2, size[1] / 2)
+    return c, -s, x - c * x + s * y, s, c, y - s * x - c * y
+
+def warp_rotate(img, degrees, **kw): "timm's rotate."; return warp(img, rotation(img.size, degrees), **kw)
+def warp_shear_x(img, v, **kw): "timm's shear_x."; return warp(img, (1, v, 0, 0, 1, 0), **kw)
+def warp_shear_y(img, v, **kw): "timm's shear_y."; return warp(img, (1, 0, 0, v, 1, 0), **kw)
+def warp_shift_x(img, v, **kw): "timm's translate_x_rel."; return warp(img, (1, 0, v * img.size[0], 0, 1, 0), **kw)
+def warp_shift_y(img, v, **kw): "timm's translate_y_rel."; return warp(img, (1, 0, 0, 0, 1, v * img.size[1]), **kw)
+def sharpen(img, v, **_):
+    "timm's sharpness: between (or beyond) the picture and its 3 x 3 mean, to within 1 of 255."
+    a = np.asarray(img)
+    smooth = cv2.filter2D(a, -1, np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13)
+    smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1] = a[0], a[-1], a[:, 0], a[:, -1] # Pillow leaves the border alone
+    return Image.fromarray(cv2.addWeighted(a, v, smooth, 1 - v, 0))
+
+WARPS = dict(Rotate=warp_rotate, ShearX=warp_shear_x, ShearY=warp_shear_y, TranslateXRel=warp_shift_x, TranslateYRel=warp_shift_y)
+
+# %% ../nbs/02_data.ipynb #2e410c62
 def cub_transform(size:int)->Recipe:
     "The released CUB recipe: timm's DeiT augmentation with RandAugment and random erasing."
     timms = guard_posterize(create_transform(size, is_training=True, color_jitter=0.4, auto_augment="rand-m9-mstd0.5-inc1",
                                              interpolation="bicubic", re_prob=0.25, re_mode="pixel", re_count=1, mean=MEAN, std=STD))
     crop, _, augment, _, _, erase = timms.transforms
+    for op in augment.ops: op.aug_fn = dict(WARPS, SharpnessIncreasing=sharpen).get(op.name, op.aug_fn)
     return Recipe([RandomRegion((size, size), "bicubic", crop.get_params, crop.scale), Flip(), OnPicture(augment), Normalize(), erase])
 
 def ilsvrc_transform(size:int)->Recipe:
     "The released ILSVRC recipe: squeeze to 8/7 of the size (256 for 224), random crop, flip."
     return Recipe([Region((size * 8 // 7,) * 2), Crop(size), Flip(), Normalize()])
 
-# %% ../nbs/02_data.ipynb #2e410c62
+# %% ../nbs/02_data.ipynb #743e15f2
 class Tint(torch.nn.Module):
     "Multiply a picture [3, H, W] in [0, 1] by a random brightness, and each colour by a factor of its own."
     def __init__(self,
@@ -1047,11 +1093,10 @@ class Tint(torch.nn.Module):
         light, colour = 1 + self.amount * (2 * torch.rand(1) - 1), 1 + self.amount * (torch.rand(3, 1, 1) - 0.5)
         return (x * (light * colour)).clamp_(0, 1)
 
-# %% ../nbs/02_data.ipynb #81bdd3e3
+# %% ../nbs/02_data.ipynb #d12c6f41
 def light_transform(size:int)->Recipe:
     "Cheap, for drawn pictures and short runs: one resize does the cropping, then a flip and a change of light."
-    to_tensor, to_zero_mean = tensor_steps()
-    return Recipe([RandomRegion((size, size), "bilinear", T.RandomResizedCrop.get_params, (0.4, 1)), Flip(), to_tensor, Tint(), to_zero_mean])
+    return Recipe([RandomRegion((size, size), "bilinear", T.RandomResizedCrop.get_params, (0.4, 1)), Flip(), Normalize(False), Tint(), tensor_steps()[1]])
 
 RECIPES = dict(cub=cub_transform, ilsvrc=ilsvrc_transform, light=light_transform)
 
@@ -1062,7 +1107,7 @@ def train_transform(size:int=224, # side of the network's input
     check_choice("recipe", recipe, list(RECIPES))
     return RECIPES[recipe](size)
 
-# %% ../nbs/02_data.ipynb #601fcc1c
+# %% ../nbs/02_data.ipynb #2a5eec38
 class Draw(NamedTuple):
     "Which drawing of which picture: the key that a training loader asks a data set for."
     seed: int
@@ -1072,14 +1117,15 @@ class Draw(NamedTuple):
 @contextlib.contextmanager
 def seeded(*key, # whole numbers >= 0
           ):
-    "Inside, Python's, NumPy's and PyTorch's CPU generator depend on `key` alone; afterwards they are as they were."
-    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    "Inside, Python's, NumPy's and PyTorch's CPU generator depend on `key` alone; afterwards they are as they were (but for loaders' worker processes, where nobody asks)."
+    before = None if get_worker_info() else (random.getstate(), np.random.get_state(), torch.default_generator.get_state())
     a, b, c = (int(v) for v in np.random.SeedSequence(key).generate_state(3))
     random.seed(a), np.random.seed(b), torch.default_generator.manual_seed(c)
     try: yield
-    finally: random.setstate(before[0]), np.random.set_state(before[1]), torch.default_generator.set_state(before[2])
+    finally:
+        if before: random.setstate(before[0]), np.random.set_state(before[1]), torch.default_generator.set_state(before[2])
 
-# %% ../nbs/02_data.ipynb #2a5eec38
+# %% ../nbs/02_data.ipynb #09fe6352
 class WSOLDataset(Dataset):
     "Pictures with labels for training, and boxes and masks for the measure only."
     def __init__(self,
@@ -1097,8 +1143,17 @@ class WSOLDataset(Dataset):
 
     def __len__(self): return len(self.records)
 
-# %% ../nbs/02_data.ipynb #22f085ea
+# %% ../nbs/02_data.ipynb #cbc87314
 JPEG_BEGIN, JPEG_END, SMALLER = b"\xff\xd8", b"\xff\xd9", {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+
+def jpeg_header(data:bytes, # a JPEG file
+               )->tuple[int, int, int]: # width, height, colours (1 grey, 3 colour, 4 CMYK); zeros if it is not plain
+    "What the frame header of a JPEG says, without a decoder."
+    i = 2
+    while i + 10 < len(data) and data[i] == 0xff:
+        if data[i + 1] in (0xc0, 0xc1, 0xc2): return int.from_bytes(data[i + 7:i + 9]), int.from_bytes(data[i + 5:i + 7]), data[i + 9]
+        i += 2 + int.from_bytes(data[i + 2:i + 4])
+    return 0, 0, 0
 
 def read_pixels(path:str|Path, # the file
                 size=None, # (width, height) it must have, if known
@@ -1108,14 +1163,14 @@ def read_pixels(path:str|Path, # the file
     "What `open_image` gives, as an array, faster. Raises `ImageError`."
     with decoding(path): data = Path(path).read_bytes()
     if data[:2] == JPEG_BEGIN and data[-2:] == JPEG_END:
-        with opened(path, data) as im: simple = im.mode in ("L", "RGB") and not (upright and im.getexif().get(TURNED, 1) != 1)
-        if simple:
-            check_size(path, None, im.size, size)
+        w, h, colours = jpeg_header(data)
+        if colours in (1, 3) and not (upright and b"Exif" in data[:65536]):
+            check_size(path, None, (w, h), size)
             with decoding(path): a = cv2.imdecode(np.frombuffer(data, np.uint8), SMALLER.get(k, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION)
-            if a is not None and (k > 1 or a.shape[1::-1] == im.size): return cv2.cvtColor(a, cv2.COLOR_BGR2RGB)
+            if a is not None and (k > 1 or a.shape[1::-1] == (w, h)): return cv2.cvtColor(a, cv2.COLOR_BGR2RGB)
     return np.asarray(open_image(path, size, upright=upright, data=data))
 
-# %% ../nbs/02_data.ipynb #bb472394
+# %% ../nbs/02_data.ipynb #0f552c17
 @patch
 def pixels(self:WSOLDataset,
            i:int, # position
@@ -1149,7 +1204,7 @@ def kept(folder:Path, # the cache
     except OSError as e: raise DataError(f"the cache {folder} cannot be written ({e}); make room, or train without cache") from None
     return a
 
-# %% ../nbs/02_data.ipynb #cbc87314
+# %% ../nbs/02_data.ipynb #d1d2ba4b
 @patch
 def picture(self:WSOLDataset,
             i:int, # position in the data set
@@ -1170,7 +1225,7 @@ def __getitem__(self:WSOLDataset,
         image = self.transform.read(self.records[i].size, partial(self.pixels, i)) if quick else self.transform(img)
     return dict(image=image, label=self.records[i].label, index=i)
 
-# %% ../nbs/02_data.ipynb #47ceab64
+# %% ../nbs/02_data.ipynb #68fc0b56
 @patch
 def raw(self:WSOLDataset,
         i:int, # position
@@ -1188,7 +1243,7 @@ def boxes(self:WSOLDataset,
     written = r.xywh if r.xywh is not None else np.concatenate([r.boxes[:, :2], r.boxes[:, 2:] - r.boxes[:, :2]], 1)
     return cub_boxes(written, r.size, self.size)
 
-# %% ../nbs/02_data.ipynb #b1ddc6b5
+# %% ../nbs/02_data.ipynb #030dc4a1
 @patch
 def mask(self:WSOLDataset,
          i:int, # position
@@ -1209,7 +1264,7 @@ def dials(self:WSOLDataset)->dict|None: # dial -> [n] float
     if not self.records or any(r.dials is None for r in self.records): return None
     return {k: np.array([r.dials[k] for r in self.records]) for k in self.records[0].dials}
 
-# %% ../nbs/02_data.ipynb #9547e4c7
+# %% ../nbs/02_data.ipynb #6f3c132b
 @patch(cls_method=True)
 def open(cls:WSOLDataset,
          root:str|Path, # the data folder
@@ -1225,7 +1280,7 @@ def open(cls:WSOLDataset,
     transform = train_transform(size, recipe or "cub") if split == "train" or recipe else eval_transform(size)
     return cls(records, names, transform, size, boxes, cache)
 
-# %% ../nbs/02_data.ipynb #6dcf8e54
+# %% ../nbs/02_data.ipynb #f68dc501
 class EpochSampler(Sampler):
     "The order of a training epoch, as `Draw`s: a function of (seed, epoch), whatever ran before."
     def __init__(self,
@@ -1246,7 +1301,7 @@ def set_epoch(self:EpochSampler,
     if start is not None or epoch != self.epoch: self.start = start or 0
     self.epoch = epoch
 
-# %% ../nbs/02_data.ipynb #24da503f
+# %% ../nbs/02_data.ipynb #e1f0bedc
 class Loader(DataLoader):
     "PyTorch's loader; `set_epoch(epoch, start_batch)` chooses what the next pass draws, and from which batch on."
     def __init__(self, *args, **kwargs): super().__init__(*args, **kwargs)
@@ -1255,8 +1310,9 @@ class Loader(DataLoader):
         if hasattr(self.sampler, "set_epoch"): self.sampler.set_epoch(epoch, start_batch * self.batch_size)
 
 def calm_worker(_):
-    "Let a worker's garbage collector leave alone what it inherited (PyTorch's other iterators complain when collected in a child)."
+    "Let a worker's garbage collector leave alone what it inherited (PyTorch's other iterators complain when collected in a child); one thread each."
     gc.freeze()
+    cv2.setNumThreads(0)
 
 def make_loader(ds:WSOLDataset, # the data set
                 batch_size:int, # pictures
