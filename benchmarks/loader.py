@@ -1,6 +1,6 @@
-"""Training images a second: this book's loader beside the plain recipe (PIL, torchvision or timm, PyTorch's DataLoader), on the same files, in one run.
+"""Training images a second: this book's loader beside the plain recipe (PIL, torchvision or timm, DataLoader), same files, one run.
 
-Both sides do the same augmentation (same crops, operations and probabilities) on JPEGs of 500 x 375 pixels, and take turns, epoch by epoch; medians count.
+Both sides do the same augmentation (crops, operations, probabilities) on JPEGs of 500 x 375 pixels, and take turns, epoch by epoch; medians count.
 Run `python benchmarks/loader.py` (about three minutes on two cores); `--images N`, `--turns N`, `--workers N` make it shorter or steadier,
 `--data FOLDER` takes the training pictures of a data set instead of drawn ones, `--json FILE` writes the numbers.
 """
@@ -110,14 +110,18 @@ def main():
             (tmp / "jpeg").mkdir()
             records = draw(tmp / "jpeg", a.images, (500, 375))
         n, kb = len(records), sum(os.path.getsize(r.path) for r in records) / len(records) / 1e3
-        print(f"{n} JPEGs, {records[0].size[0]} x {records[0].size[1]} and the like, {kb:.0f} kB each; batch {BATCH}, {a.workers} workers, {os.cpu_count()} cores\n")
+        print(f"{n} JPEGs, {records[0].size[0]} x {records[0].size[1]} and the like, {kb:.0f} kB each; batch {BATCH}, {a.workers} workers, "
+                f"{os.cpu_count()} cores\n")
         print(f"one core, ms for a picture:\n{'recipe':8} {'plain':>9} {'ours':>9} {'ratio':>7} {'cached':>9} {'ratio':>7}")
         for recipe in ("ilsvrc", "cub", "light"):
-            sides = dict(plain=plain_loader(records, recipe, 0), ours=our_loader(records, recipe, 0), cached=our_loader(records, recipe, 0, tmp / f"cache-{recipe}"))
+            sides = dict(plain=plain_loader(records, recipe, 0), ours=our_loader(records, recipe, 0), cached=our_loader(records, recipe, 0,
+                    tmp / f"cache-{recipe}"))
             m = {k: cpu_ms(v.dataset, range(min(n, 96)) if k == "plain" else [Draw(0, 0, i) for i in range(min(n, 96))]) for k, v in sides.items()}
             out[f"ms {recipe}"] = m
-            print(f"{recipe:8} {m['plain']:9.2f} {m['ours']:9.2f} {m['plain'] / m['ours']:7.2f} {m['cached']:9.2f} {m['plain'] / m['cached']:7.2f}", flush=True)
-        print(f"\n{'recipe':8} {'plain':>9} {'ours':>9} {'ratio':>7} {'cached':>9} {'ratio':>7}   images/s, medians of {a.turns} epochs (least to most)")
+            print(f"{recipe:8} {m['plain']:9.2f} {m['ours']:9.2f} {m['plain'] / m['ours']:7.2f} {m['cached']:9.2f} {m['plain'] / m['cached']:7.2f}",
+                    flush=True)
+        print(f"\n{'recipe':8} {'plain':>9} {'ours':>9} {'ratio':>7} {'cached':>9} {'ratio':>7}   images/s, medians of {a.turns} epochs (least to "
+                f"most)")
         for recipe in ("ilsvrc", "cub", "light"):
             sides = dict(plain=plain_loader(records, recipe, a.workers), ours=our_loader(records, recipe, a.workers),
                          cached=our_loader(records, recipe, a.workers, tmp / f"cache-{recipe}"))
@@ -135,9 +139,11 @@ def main():
             (tmp / "large").mkdir()
             large = draw(tmp / "large", 12, (4000, 3000)) * 2
             for recipe in ("ilsvrc", "cub"):
-                m, _ = compare(dict(plain=plain_loader(large, recipe, a.workers), ours=our_loader(large, recipe, a.workers)), len(large), min(3, a.turns))
+                m, _ = compare(dict(plain=plain_loader(large, recipe, a.workers), ours=our_loader(large, recipe, a.workers)), len(large), min(3,
+                        a.turns))
                 out[f"large {recipe}"] = m
-                print(f"photographs of 4000 x 3000, {recipe}: plain {m['plain']:.1f}, ours {m['ours']:.1f}, ratio {m['ours'] / m['plain']:.1f}", flush=True)
+                print(f"photographs of 4000 x 3000, {recipe}: plain {m['plain']:.1f}, ours {m['ours']:.1f}, ratio {m['ours'] / m['plain']:.1f}",
+                        flush=True)
     if a.json: Path(a.json).write_text(json.dumps(out, indent=1))
 
 

@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 
 from lca_md.cli import app
 from lca_md.core import ConfigError, DataError, LcaError
-from lca_md.data import (CUB_LISTS, RECIPES, Draw, ImageError, Record, WSOLDataset, cub_boxes, cub_transform, eval_transform, find_layout, ilsvrc_boxes,
-                         image_size, load_cub, load_folder, load_metadata, make_loader, open_image, open_split, read_coco, read_pixels, read_voc, split_val,
+from lca_md.data import (CUB_LISTS, RECIPES, Draw, ImageError, Record, WSOLDataset, cub_boxes, cub_transform, eval_transform, find_layout,
+        ilsvrc_boxes,
+                         image_size, load_cub, load_folder, load_metadata, make_loader, open_image, open_split, read_coco, read_pixels, read_voc,
+                                 split_val,
                          tensor_steps, to_picture, train_transform)
 from lca_md.prepare import prepare_cub, read_solution, read_truth, read_words
 
@@ -415,7 +417,8 @@ def folder(tmp_path):
 
 
 def voc_text(boxes, label="wren", size=(60, 40)):
-    objects = "".join(f"<object>\n<name>{label}</name>\n<part><name>beak</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>1</xmax><ymax>1</ymax></bndbox></part>\n<bndbox>\n"
+    objects = "".join(f"<object>\n<name>{label}</name>\n<part><name>beak</name>"
+                      "<bndbox><xmin>0</xmin><ymin>0</ymin><xmax>1</xmax><ymax>1</ymax></bndbox></part>\n<bndbox>\n"
                       + "".join(f"<{k}>{v}</{k}>\n" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), b)) + "</bndbox>\n</object>\n" for b in boxes)
     return f"<annotation>\n<size><width>{size[0]}</width><height>{size[1]}</height></size>\n{objects}</annotation>\n"
 
@@ -425,13 +428,16 @@ def write_boxes(root, kind):
         where = f"{'test' if n.endswith('4') else 'train'}/{n[:-2]}"
         if kind == "voc": put_file(root / "Annotations" / where / f"{n}.xml", voc_text(boxes, n[:-2]))
         if kind == "voc beside": put_file(root / where / f"{n}.xml", voc_text(boxes, n[:-2]))
-        if kind == "yolo": put_file(root / "labels" / f"{n}.txt", "".join(f"{'wren owl'.split().index(n[:-2])} {(a + c) / 120} {(b + d) / 80} {(c - a) / 60} {(d - b) / 40}\n"
+        if kind == "yolo": put_file(root / "labels" / f"{n}.txt",
+                "".join(f"{'wren owl'.split().index(n[:-2])} {(a + c) / 120} {(b + d) / 80} {(c - a) / 60} {(d - b) / 40}\n"
                                                                        for a, b, c, d in boxes))
     if kind == "yolo": put_file(root / "classes.txt", "wren\nowl\n")
     if kind == "coco":
         images = [dict(id=f"i{k}", file_name=f"{n}.jpg", width=60, height=40) for k, n in enumerate(BOXES)]
-        notes = [dict(id=1, image_id=f"i{k}", category_id="wren owl".split().index(n[:-2]), bbox=[a, b, c - a, d - b]) for k, (n, bs) in enumerate(BOXES.items()) for a, b, c, d in bs]
-        put_file(root / "annotations/instances.json", json.dumps(dict(images=images, annotations=notes, categories=[dict(id=0, name="wren"), dict(id=1, name="owl")]), indent=1))
+        notes = [dict(id=1, image_id=f"i{k}", category_id="wren owl".split().index(n[:-2]), bbox=[a, b, c - a, d - b]) for k, (n,
+                bs) in enumerate(BOXES.items()) for a, b, c, d in bs]
+        put_file(root / "annotations/instances.json", json.dumps(dict(images=images, annotations=notes, categories=[dict(id=0, name="wren"),
+                dict(id=1, name="owl")]), indent=1))
     if kind == "cub":
         names = [f"{'test' if n.endswith('4') else 'train'}/{n[:-2]}/{n}.jpg" for n in BOXES]
         put_file(root / "images.txt", "".join(f"{k} {n}\n" for k, n in enumerate(names)))
@@ -464,7 +470,8 @@ def test_folder_without_boxes(folder):
 
 def test_flat_class_folder_and_own_val(tmp_path):
     for c in ("a", "b"):
-        for i in range(4): picture(tmp_path, f"flat/{c}/{i}.png"); picture(tmp_path, f"split/train/{c}/{i}.png"); picture(tmp_path, f"split/valid/{c}/{i}.png")
+        for i in range(4): picture(tmp_path, f"flat/{c}/{i}.png"); picture(tmp_path, f"split/train/{c}/{i}.png"); picture(tmp_path,
+                f"split/valid/{c}/{i}.png")
     assert [len(open_split(tmp_path / "flat", s)[0]) for s in ("train", "val")] == [6, 2]
     with pytest.raises(DataError, match="test split .* is empty; make a test folder"): open_split(tmp_path / "flat", "test")
     assert [len(open_split(tmp_path / "split", s)[0]) for s in ("train", "val")] == [8, 8]
@@ -485,7 +492,8 @@ def test_pictures_without_box_are_left_out_of_the_measure(folder):
 
 
 def test_boxes_of_other_classes_do_not_count(folder):
-    put_file(folder / "xml/wren_0.xml", voc_text([(1, 2, 9, 9)], "wren").replace("</annotation>", voc_text([(30, 2, 40, 9)], "owl").split("</size>")[1]))
+    put_file(folder / "xml/wren_0.xml", voc_text([(1, 2, 9, 9)], "wren").replace("</annotation>", voc_text([(30, 2, 40, 9)],
+            "owl").split("</size>")[1]))
     r = next(r for r in load_folder(folder)[0]["train"] if r.name.endswith("wren_0.jpg"))
     np.testing.assert_array_equal(r.boxes, [[1, 2, 9, 9]])
 
@@ -493,8 +501,10 @@ def test_boxes_of_other_classes_do_not_count(folder):
 @pytest.mark.parametrize("edit,says", [
     (lambda t: t.replace("<xmax>34", "<xmax>5"), "line 9: the box is empty"), (lambda t: t.replace("<ymax>28", "<ymax>x"), "line 9: .*'x'"),
     (lambda t: t.replace("<width>60", "<width>61"), "line 9: drawn on 61 x 40 pixels, but .*wren_4.jpg has 60 x 40"),
-    (lambda t: t.replace("<xmin>14</xmin>\n<ymin>8", "<xmin>70</xmin>\n<ymin>8").replace("<xmax>34", "<xmax>80"), "line 9: the box 70 8 80 28 lies outside"),
-    (lambda t: t[:150], "line [0-9]+: not valid XML"), (lambda t: "<!DOCTYPE x [<!ENTITY a 'b'>]>" + t, "line 1: not valid XML .document types are not allowed")])
+    (lambda t: t.replace("<xmin>14</xmin>\n<ymin>8", "<xmin>70</xmin>\n<ymin>8").replace("<xmax>34", "<xmax>80"),
+            "line 9: the box 70 8 80 28 lies outside"),
+    (lambda t: t[:150], "line [0-9]+: not valid XML"), (lambda t: "<!DOCTYPE x [<!ENTITY a 'b'>]>" + t,
+            "line 1: not valid XML .document types are not allowed")])
 def test_wrong_voc(folder, edit, says):
     text = voc_text(BOXES["wren_4"])
     assert text.split("\n")[8] == "<xmax>34</xmax>" or "xmin" in text.split("\n")[5]
@@ -563,7 +573,8 @@ def lists(tree, tmp_path):
         put_file(d / "image_ids.txt", "".join(f"{r.name}\n" for r in records))
         put_file(d / "class_labels.txt", "".join(f"{r.name},{r.label}\n" for r in records))
         put_file(d / "image_sizes.txt", "".join(f"{r.name},{r.size[0]},{r.size[1]}\n" for r in records))
-        put_file(d / "localization.txt", "".join(f"{r.name},{b[0]},{b[1]},{b[2]},{b[3]}\n" for n, r in enumerate(records) for b in [r.boxes[0]] * (1 + (n == 0))))
+        put_file(d / "localization.txt", "".join(f"{r.name},{b[0]},{b[1]},{b[2]},{b[3]}\n" for n, r in enumerate(records)
+                for b in [r.boxes[0]] * (1 + (n == 0))))
     shutil.copytree(tree / "images", root / "images")
     return root
 
@@ -578,7 +589,8 @@ def test_metadata(lists, tree):
 
 
 @pytest.mark.parametrize("file,line,text,says", [
-    ("class_labels.txt", 2, "a.jpg", "a path and 1 value are expected"), ("class_labels.txt", 2, "001.Red/pic 5.jpg,x", "'x'"), ("class_labels.txt", 1, "../a.jpg,1", "leads out"),
+    ("class_labels.txt", 2, "a.jpg", "a path and 1 value are expected"), ("class_labels.txt", 2, "001.Red/pic 5.jpg,x", "'x'"), ("class_labels.txt",
+            1, "../a.jpg,1", "leads out"),
     ("image_sizes.txt", 3, "001.Red/pic 5.jpg,0,4", "above 0"), ("localization.txt", 2, "001.Red/pic 4.jpg,5,5,4,9", "the box is empty"),
     ("localization.txt", 2, "001.Red/pic 4.jpg,500,5,600,9", "lies outside"), ("localization.txt", 2, "001.Red/pic 4.jpg,1,nan,4,9", "finite")])
 def test_malformed_metadata(lists, file, line, text, says):
@@ -589,7 +601,7 @@ def test_malformed_metadata(lists, file, line, text, says):
 
 def test_cubv2_as_val(broken):
     "CUBV2: val pictures of their own in a CUB folder."
-    for k, c in enumerate(CLASSES): picture(broken / "CUBV2", f"{c}/v.jpg")
+    for c in CLASSES: picture(broken / "CUBV2", f"{c}/v.jpg")
     d = broken / "metadata/val"
     put_file(d / "image_ids.txt", "".join(f"{c}/v.jpg\n" for c in CLASSES))
     put_file(d / "class_labels.txt", "".join(f"{c}/v.jpg,{k}\n" for k, c in enumerate(CLASSES)))
@@ -607,10 +619,14 @@ def saved(im, kind, **kw):
 
 
 BASE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1))
-KINDS = dict(rgb=(BASE, "JPEG"), grey=(BASE.convert("L"), "JPEG"), cmyk=(BASE.convert("CMYK"), "JPEG"), palette=(BASE.quantize(16), "PNG"), bits=(BASE.convert("1"), "PNG"),
-             deep=(Image.fromarray((np.arange(64 * 48).reshape(48, 64) * 20).astype(np.uint16)), "PNG"), deep_tiff=(Image.fromarray(np.full((9, 9), 51400, np.uint16)), "TIFF"),
-             ints=(Image.fromarray(np.full((9, 9), 51400, np.int32)), "TIFF"), ghost=(Image.merge("RGBA", [*BASE.split(), Image.new("L", BASE.size, 0)]), "PNG"),
-             grey_ghost=(Image.merge("LA", [BASE.convert("L"), Image.new("L", BASE.size, 0)]), "PNG"), gif=(BASE.quantize(8), "GIF"), webp=(BASE, "WEBP"), bmp=(BASE, "BMP"))
+KINDS = dict(rgb=(BASE, "JPEG"), grey=(BASE.convert("L"), "JPEG"), cmyk=(BASE.convert("CMYK"), "JPEG"), palette=(BASE.quantize(16), "PNG"),
+        bits=(BASE.convert("1"), "PNG"),
+             deep=(Image.fromarray((np.arange(64 * 48).reshape(48, 64) * 20).astype(np.uint16)), "PNG"), deep_tiff=(Image.fromarray(np.full((9, 9),
+                     51400, np.uint16)), "TIFF"),
+             ints=(Image.fromarray(np.full((9, 9), 51400, np.int32)), "TIFF"), ghost=(Image.merge("RGBA", [*BASE.split(), Image.new("L", BASE.size,
+                     0)]), "PNG"),
+             grey_ghost=(Image.merge("LA", [BASE.convert("L"), Image.new("L", BASE.size, 0)]), "PNG"), gif=(BASE.quantize(8), "GIF"), webp=(BASE,
+                     "WEBP"), bmp=(BASE, "BMP"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -627,7 +643,8 @@ def test_every_kind_becomes_rgb(kind, tmp_path):
 
 def png_header(w, h):
     chunk = lambda t, d: struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND",
+            b"")
 
 
 def test_refused_pictures(tmp_path):
@@ -701,7 +718,8 @@ def test_workers_leave_no_trace_in_the_main_process(ds):
 
 # ---- fuzz: what people's disks, scripts and editors do to files
 
-TOKENS = [b"nan", b"-1", b"1e999", b"\x00", b"\xff\xfe", b"", b"\n", b" ", b"9" * 30, b"<", b">", b"{", b"}", b"[", b"]", b'"', b",", b"../", b"/", b"null", b"true", b"1_0", b"\r\n"]
+TOKENS = [b"nan", b"-1", b"1e999", b"\x00", b"\xff\xfe", b"", b"\n", b" ", b"9" * 30, b"<", b">", b"{", b"}", b"[", b"]", b'"', b",", b"../", b"/",
+        b"null", b"true", b"1_0", b"\r\n"]
 
 
 def mutate(data, rng):
@@ -728,7 +746,8 @@ def clean(f, where):
         except LcaError as e: said = str(e)
     files = [str(p.relative_to(where)) for p in where.rglob("*") if p.is_file()]
     assert "\n" not in said and (any(Path(f).name in said for f in files) or str(where) in said), said
-    no_line = ("cannot be read as text", "has no line for", "has no class", "not a readable image", "no file_name is one of", "must count from 0", "could be", "both could belong",
+    no_line = ("cannot be read as text", "has no line for", "has no class", "not a readable image", "no file_name is one of", "must count from 0",
+            "could be", "both could belong",
                "has no readable list", "has no boxes as", "pixels but", "not on disk", "is in none of", "the split")
     assert "line " in said or any(w in said for w in no_line), said
 
@@ -743,11 +762,13 @@ def test_fuzzed_annotations(kind, tree, lists, folder, tmp_path):
         files = [f"metadata/test/{f}" for f in ("image_ids.txt", "class_labels.txt", "image_sizes.txt", "localization.txt")]
     elif kind == "lists of ilsvrc":
         root = tmp_path / "k"
-        put_file(root / "LOC_val_solution.csv", "ImageId,PredictionString\nILSVRC2012_val_00000001,n01751748 111 108 441 193 \nILSVRC2012_val_00000002,n01751748 1 2 3 4 \n")
+        put_file(root / "LOC_val_solution.csv", "ImageId,PredictionString\nILSVRC2012_val_00000001,n01751748 111 108 441 193 "
+                "\nILSVRC2012_val_00000002,n01751748 1 2 3 4 \n")
         put_file(root / "ILSVRC2012_validation_ground_truth.txt", "490\n361\n171\n")
         put_file(root / "LOC_synset_mapping.txt", "n01440764 tench, Tinca tinca\nn01443537 goldfish\n")
         files = [p.name for p in root.iterdir()]
-        load = lambda: [f(root / n) for f, n in ((read_solution, "LOC_val_solution.csv"), (read_truth, "ILSVRC2012_validation_ground_truth.txt"), (read_words, "LOC_synset_mapping.txt"))]
+        load = lambda: [f(root / n) for f, n in ((read_solution, "LOC_val_solution.csv"), (read_truth, "ILSVRC2012_validation_ground_truth.txt"),
+                (read_words, "LOC_synset_mapping.txt"))]
     else:
         write_boxes(folder, kind)
         root, load = folder, lambda: load_folder(root, kind)

@@ -17,7 +17,7 @@ NOTEBOOKS = [p for p in NOTEBOOKS if ".ipynb_checkpoints" not in p.parts]
 name_of = lambda p: str(p.relative_to(ROOT/"nbs").with_suffix(""))
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
-EXPECTED = {"index": [], "00_core": ["core"], "01_synth": ["synth"], "02_data": ["data"],
+EXPECTED = {"index": [], "00_core": ["core"], "01_synth": ["synth"], "02_data": ["data"], "03_prepare": ["prepare"],
             "10_backbone": ["backbone"], "11_conformer": ["conformer"], "12_tscam": ["tscam"], "13_tfcm": ["tfcm"], "14_ssfm": ["ssfm"],
             "15_models": ["models"], "16_losses": ["losses"], "17_share": ["share"],
             "20_boxes": ["boxes"], "21_metrics": ["metrics"], "22_viz": ["viz"],
