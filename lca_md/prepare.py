@@ -23,7 +23,8 @@ from typing import NamedTuple
 from fastcore.basics import patch
 
 from .core import DataError, atomic_write, write_json
-from .data import (JPEG_END, METADATA, check_choice, check_classes, check_ids, check_unique, class_folders, clip_corners, clip_box, is_picture, opened,
+from .data import (JPEG_END, METADATA, check_choice, check_classes, check_ids, check_unique, class_folders, clip_corners, clip_box, is_picture,
+        opened,
                          read_cub, read_lines, read_voc)
 
 # %% ../nbs/03_prepare.ipynb #e676e086
@@ -51,7 +52,7 @@ def fetch_rest(url:str, # the file's address
                 while piece := r.read(2**20): f.write(piece); step("download")
         if total and part.stat().st_size < total: raise OSError(f"the connection was closed at {part.stat().st_size:,} of {total:,} bytes")
     except urllib.error.HTTPError as e:
-        if e.code != 416: raise DataError(f"{url} answered {e.code} {e.reason}; see whether the address is still right, or give --from ARCHIVE") from None
+        if e.code != 416: raise DataError(f"{url} answered {e.code} {e.reason}; is the address still right? else give --from ARCHIVE") from None
     except (OSError, HTTPException, ValueError) as e: # 416: there is no rest
         raise DataError(f"download of {url} broke off ({e}); the same command continues it from {part}") from None
 
@@ -81,7 +82,7 @@ def safe_name(archive:Path, # for the message
     "A member's path, if it stays inside. Raises `DataError` for `..`, absolute paths, drive letters, links and devices."
     name = member.name
     bad = "" if member.isfile() or member.isdir() else "is a link" if member.issym() or member.islnk() else "is no plain file"
-    if name.startswith(("/", "\\")) or "\\" in name or ":" in name or "\0" in name or ".." in PurePosixPath(name).parts: bad = "leads out of the folder"
+    if name.startswith("/") or set(name) & set("\\:\0") or ".." in PurePosixPath(name).parts: bad = "leads out of the folder"
     if bad: raise DataError(f"{archive}: member {name!r} {bad}; this is not the official archive, and nothing of it is kept")
     return str(PurePosixPath(name))
 
@@ -118,13 +119,17 @@ def unpack(archive:Path, # a tar file, or compressed
             check_end(tar)
     except DataError: shutil.rmtree(work, ignore_errors=True); raise
     except (tarfile.TarError, EOFError, zlib.error) as e: raise damaged(archive, e) from None
-    except OSError as e: raise damaged(archive, e) if e.errno is None else DataError(f"{archive} cannot be unpacked to {to} ({e}); make room, or give another --out") from None
+    except OSError as e: raise damaged(archive, e) if e.errno is None else DataError(f"{archive} cannot be unpacked to {to} ({e}); make room, or "
+            f"give another --out") from None
     work.mkdir(parents=True, exist_ok=True)
     if to.is_dir(): to.rmdir()
     os.replace(work, to)
     return True
 
-def damaged(archive, why): return DataError(f"{archive} is damaged or cut ({str(why).splitlines()[0].rstrip(':') if str(why) else type(why).__name__}); download it again")
+def damaged(archive, why):
+    "The error for an archive that breaks off."
+    reason = (str(why) or type(why).__name__).splitlines()[0].rstrip(":")
+    return DataError(f"{archive} is damaged or cut ({reason}); download it again")
 
 # %% ../nbs/03_prepare.ipynb #7c48e6f3
 class Look(NamedTuple):
@@ -146,7 +151,8 @@ def look_at(path:Path, # a picture
             seen = im.size, im.mode, im.format
             if full or (im.format == "JPEG" and not ends_well(path)): im.load()
         return Look(n, *seen, "")
-    except (DataError, OSError) as e: return Look(n, (0, 0), "", "", (re.search(r"\((.*)\)", str(e)) or [str(e)] * 2)[1].replace(str(path), path.name)[:80])
+    except (DataError, OSError) as e: return Look(n, (0, 0), "", "", (re.search(r"\((.*)\)", str(e)) or [str(e)] * 2)[1].replace(str(path),
+            path.name)[:80])
 
 def ends_well(path):
     with open(path, "rb") as f: f.seek(max(0, path.stat().st_size - 2)); return f.read() == JPEG_END
@@ -161,12 +167,14 @@ def look_at_all(files:dict[str, Path], # name -> picture, of one class
     "Look at pictures, once."
     known = {}
     if store and store.is_file():
-        try: kept = json.loads(store.read_text()); known = {n: Look(b, tuple(s), *rest) for n, (b, s, *rest) in kept["seen"].items() if kept["full"] >= full}
+        try: kept = json.loads(store.read_text()); known = {n: Look(b, tuple(s), *rest) for n, (b, s, *rest) in kept["seen"].items()
+                if kept["full"] >= full}
         except (ValueError, KeyError, TypeError): pass # a damaged note is no note
     same = {n for n, p in files.items() if n in known and (p.stat().st_size if p.exists() else 0) == known[n].bytes}
     new = sorted(files.keys() - same)
     def one(n): step("look at pictures"); return look_at(files[n], full)
-    with ThreadPoolExecutor(max(1, workers)) as pool: seen = {n: known[n] for n in same} | dict(zip(new, pool.map(one, new) if workers else map(one, new)))
+    with ThreadPoolExecutor(max(1, workers)) as pool: seen = {n: known[n] for n in same} | dict(zip(new, pool.map(one, new) if workers else map(one,
+            new)))
     if store and (new or seen.keys() != known.keys()): write_json(store, dict(full=full, seen=seen))
     return seen, len(new)
 
@@ -189,11 +197,13 @@ class Report:
 @patch
 def __str__(self:Report):
     heads = ("split", "pictures", "expected", "classes", "per class", "with boxes", "boxes")
-    rows = [(s, f"{v['pictures']:,}", f"{v['expected']:,}", v["classes"], f"{v['fewest']} to {v['most']}", f"{v['boxed']:,}", f"{v['boxes']:,}") for s, v in self.splits.items()]
+    rows = [(s, f"{v['pictures']:,}", f"{v['expected']:,}", v["classes"], f"{v['fewest']} to {v['most']}", f"{v['boxed']:,}", f"{v['boxes']:,}")
+            for s, v in self.splits.items()]
     table = "\n".join("| " + " | ".join(str(c) for c in row) + " |" for row in (heads, ["---"] * len(heads), *rows))
     part = lambda title, lines, none="": [f"\n## {title}\n", *([f"- {line}" for line in lines] or [none])] if lines or none else []
     return "\n".join([f"# {self.dataset.upper()} in {self.folder}: {self.state}\n", table, *part("Not usable, and what to do", self.stops),
-                      *part("Missing, and what to do", self.missing), *part("Found and handled", self.handled), *part("This run", self.done, "- verified; nothing had to be done")]) + "\n"
+                      *part("Missing, and what to do", self.missing), *part("Found and handled", self.handled), *part("This run", self.done,
+                              "- verified; nothing had to be done")]) + "\n"
 
 @patch
 def count(self:Report, split:str, # its name
@@ -234,7 +244,8 @@ def find_cub(path:Path, # folder or archive
         if (place/"images.txt").is_file(): return place
     for archive in (path/CUB_ARCHIVE, path/"CUB_200_2011.tar.gz", path.with_name(CUB_ARCHIVE)):
         if archive.is_file(): return archive
-    raise DataError(f"{path} holds no CUB-200-2011: looked for images.txt, CUB_200_2011/images.txt and {CUB_ARCHIVE}; give --from ARCHIVE_OR_FOLDER, or --download (1.15 GB)")
+    raise DataError(f"{path} holds no CUB-200-2011: looked for images.txt, CUB_200_2011/images.txt and {CUB_ARCHIVE}; give --from "
+            f"ARCHIVE_OR_FOLDER, or --download (1.15 GB)")
 
 # %% ../nbs/03_prepare.ipynb #1d29dd4a
 def prepare_cub(source:str|Path|None=None, # archive or folder; None: what is at `out`
@@ -298,7 +309,8 @@ def cub_sizes(root:Path, t:dict, # what `read_cub` returned
     "Compare the sizes with image_sizes.txt, or write that list."
     listed = t.get("image_sizes.txt")
     wrong = [i for i, line in (listed or {}).items() if sizes[i] != (0, 0) and line.value != sizes[i]]
-    if wrong: report.stops.append(f"{root/'image_sizes.txt'}, line {listed[wrong[0]].number}: {len(wrong)} sizes are not those of the files, e.g. id {wrong[0]}; delete the list, it is written again")
+    if wrong: report.stops.append(f"{root/'image_sizes.txt'}, line {listed[wrong[0]].number}: {len(wrong)} sizes are not those of the files, e.g. "
+            f"id {wrong[0]}; delete the list, it is written again")
     if listed or not all(w for w, _ in sizes.values()): return
     if not writable(root): report.handled.append("the folder cannot be written: image_sizes.txt and this report are not kept"); return
     with atomic_write(root/"image_sizes.txt") as f: f.writelines(f"{i} {w} {h}\n" for i, (w, h) in sizes.items())
@@ -318,7 +330,8 @@ def note_expected(report:Report, remedy:str): # what to do about it
     "Note splits and classes that differ from the whole set."
     want = EXPECTED[report.dataset]
     for s, v in report.splits.items():
-        if v["pictures"] != v["expected"]: report.missing.append(f"{s}: {v['pictures']:,} of {v['expected']:,} pictures, {v['classes']} of {want['classes']} classes; {remedy}")
+        if v["pictures"] != v["expected"]: report.missing.append(f"{s}: {v['pictures']:,} of {v['expected']:,} pictures, {v['classes']} of "
+                f"{want['classes']} classes; {remedy}")
 
 def finish(report:Report, folder:Path)->Report: # the report
     "Keep a report in the prepared folder: report.md for people, report.json for programs."
@@ -342,9 +355,11 @@ def find_ilsvrc(path:Path, # folder
     inner = [b for b in (path, path/"ILSVRC", path/"CLS-LOC") if b.is_dir()]
     bases = [*inner, path.parent]
     first = lambda paths: next((p for p in paths if p.exists()), None)
-    pictures = lambda s: first(p for b in inner for p in (b/"Data/CLS-LOC"/s, b/s) if p.is_dir() and (class_folders(p) or any(is_picture(f) for f in os.listdir(p))))
+    pictures = lambda s: first(p for b in inner for p in (b/"Data/CLS-LOC"/s, b/s) if p.is_dir() and (class_folders(p) or any(is_picture(f)
+            for f in os.listdir(p))))
     found = {s: pictures(s) for s in ("train", "val")}
-    found |= {f"boxes_{s}": first(p for b in inner for x in XML_FOLDERS for p in ((b/x/s, b/f"{x}_{s}", b/f"{s}_{x}") + ((b/x,) if s == "val" else ())) if has_xml(p))
+    found |= {f"boxes_{s}": first(p for b in inner for x in XML_FOLDERS for p in ((b/x/s, b/f"{x}_{s}", b/f"{s}_{x}") + ((b/x,) if s == "val"
+            else ())) if has_xml(p))
               for s in ("val", "train")}
     for part, name in ARCHIVES.items():
         packed, place = first(b/name for b in bases), out and out/part.replace("_", "/")
@@ -354,7 +369,8 @@ def find_ilsvrc(path:Path, # folder
     found["words"] = first(b/f for b in bases for f in ("LOC_synset_mapping.txt", "synset_words.txt"))
     found = {k: v for k, v in found.items() if v}
     if not {"train", "val"} & found.keys():
-        raise DataError(f"{path} holds no ILSVRC pictures: looked for {ARCHIVES['train']}, {ARCHIVES['val']}, ILSVRC/Data/CLS-LOC, train/ and val/; give --from FOLDER. "
+        raise DataError(f"{path} holds no ILSVRC pictures: looked for {ARCHIVES['train']}, {ARCHIVES['val']}, ILSVRC/Data/CLS-LOC, train/ and "
+                f"val/; give --from FOLDER. "
                         "ILSVRC is never downloaded: its owners ask for an account")
     return found
 
@@ -374,8 +390,9 @@ def unpack_train(archive:Path, # ILSVRC2012_img_train.tar
         with tarfile.open(archive) as outer:
             names = {safe_name(archive, m): m for m in outer if safe_name(archive, m) and m.isfile()} # all of them, before anything is written
             check_end(outer)
-            for name, m in names.items():
-                if not re.fullmatch(r"n[0-9]{8}\.tar", name): raise DataError(f"{archive}: member {name!r} is no class archive such as n01440764.tar; give the official archive")
+            for name in names:
+                if not re.fullmatch(r"n[0-9]{8}\.tar", name): raise DataError(f"{archive}: member {name!r} is no class archive such as "
+                        f"n01440764.tar; give the official archive")
             for name, m in names.items():
                 if unpack(archive.with_name(f"{archive.name}:{name}"), to/name[:-4], "", step, outer.extractfile(m)): new.append(name[:-4])
     except (tarfile.TarError, EOFError) as e: raise damaged(archive, e) from None
@@ -390,7 +407,8 @@ def read_solution(path:Path, # LOC_val_solution.csv
     try:
         for n, row in enumerate(csv.reader(read_lines(path)), 1):
             if not row or n == 1: continue
-            if len(row) < 2 or not re.match(r"n[0-9]{8}\b", row[1]): raise DataError(f"{path}, line {n}: a name and a WNID are expected, not {','.join(row)[:60]!r}; restore the file")
+            if len(row) < 2 or not re.match(r"n[0-9]{8}\b", row[1]): raise DataError(f"{path}, line {n}: a name and a WNID are expected, not "
+                    f"{','.join(row)[:60]!r}; restore the file")
             out[row[0].strip()] = row[1][:9]
     except csv.Error as e: raise DataError(f"{path}: {e}; restore the file") from None
     return out
@@ -405,7 +423,8 @@ def read_truth(path:Path, # the devkit, or its list
         except StopIteration: raise DataError(f"{path} has no {TRUTH}; give the official devkit") from None
         except (tarfile.TarError, EOFError, OSError, zlib.error, UnicodeDecodeError) as e: raise damaged(path, e) from None
     for n, text in enumerate(lines, 1):
-        if text.strip() and not re.fullmatch(r"[0-9]{1,4}", text.strip()): raise DataError(f"{path}, {TRUTH}, line {n}: a class number is expected, not {text.strip()[:20]!r}; restore the file")
+        if text.strip() and not re.fullmatch(r"[0-9]{1,4}", text.strip()): raise DataError(f"{path}, {TRUTH}, line {n}: a class number is "
+                f"expected, not {text.strip()[:20]!r}; restore the file")
     return [int(text) for text in lines if text.strip()]
 
 def read_words(path:Path, # LOC_synset_mapping.txt or synset_words.txt
@@ -465,7 +484,8 @@ def fit_boxes(entries:dict, # from `read_boxes`
             except ValueError: dropped.append(Path(name).stem); continue
             if beyond > 1: clipped.append(Path(name).stem)
             out.setdefault(name, []).append([float(v) for v in cut])
-    for what, names in (("boxes that reach more than a pixel beyond their picture, clipped", clipped), ("boxes without area inside their picture, left out", dropped),
+    for what, names in (("boxes that reach more than a pixel beyond their picture, clipped", clipped),
+            ("boxes without area inside their picture, left out", dropped),
                         ("annotations that give another size than the picture has, boxes kept as written", odd)):
         if names: report.handled.append(f"{split}: {what}: {len(names):,}, {a_few(names)}")
     if unread: report.missing.append(f"{split}: {len(unread):,} annotations cannot be read: {a_few(unread, 2)}; restore them")
@@ -497,7 +517,8 @@ def val_labels(parts:dict, # from `unpack_ilsvrc`
                report:Report)->dict[str, str]: # picture's name without ending -> WNID
     "Labels of the validation pictures from the first source there is, compared with all others."
     names = sorted(Path(n).stem for c in files.values() for n in c)
-    sources = {"class folders": {Path(n).stem: c for c, fs in files.items() if c for n in fs}, "LOC_val_solution.csv": read_solution(parts["solution"]) if "solution" in parts else {},
+    sources = {"class folders": {Path(n).stem: c for c, fs in files.items() if c for n in fs},
+            "LOC_val_solution.csv": read_solution(parts["solution"]) if "solution" in parts else {},
                "XML files": {n: e[1] for n, e in entries.items() if isinstance(e, list) and e[1]}}
     sources = {k: v for k, v in sources.items() if v}
     label = {n: next((s[n] for s in sources.values() if n in s), None) for n in names}
@@ -510,9 +531,11 @@ def val_labels(parts:dict, # from `unpack_ilsvrc`
         for n in names: label[n] = label[n] or number_of.get(sources["devkit"].get(n))
     for s, other in sources.items():
         wrong = disagreements(known, other) if s == "devkit" else [n for n, w in known.items() if other.get(n, w) != w]
-        if wrong: report.stops.append(f"labels from {s} contradict the others for {len(wrong):,} pictures: {a_few(wrong)}; restore the source that is wrong")
+        if wrong: report.stops.append(f"labels from {s} contradict the others for {len(wrong):,} pictures: {a_few(wrong)}; restore the source that "
+                f"is wrong")
     if lost := [n for n in names if not label[n]]:
-        report.missing.append(f"{len(lost):,} validation pictures have no label: {a_few(lost, 3)}; add {ARCHIVES['boxes_val']}, {ARCHIVES['devkit']} or LOC_val_solution.csv")
+        report.missing.append(f"{len(lost):,} validation pictures have no label: {a_few(lost, 3)}; add {ARCHIVES['boxes_val']}, "
+                f"{ARCHIVES['devkit']} or LOC_val_solution.csv")
     return {n: w for n, w in label.items() if w}
 
 # %% ../nbs/03_prepare.ipynb #014290a5
@@ -521,7 +544,8 @@ def write_lists(folder:Path, # metadata/train or metadata/test
                 done:list)->dict: # file -> MD5
     "Write the four lists of a split, where they are not there already."
     name = lambda v: str(int(v)) if v == int(v) else repr(v)
-    texts = dict(zip(METADATA, ("".join(f"{p}\n" for p, *_ in rows), "".join(f"{p},{k}\n" for p, k, *_ in rows), "".join(f"{p},{w},{h}\n" for p, _, (w, h), _ in rows),
+    texts = dict(zip(METADATA, ("".join(f"{p}\n" for p, *_ in rows), "".join(f"{p},{k}\n" for p, k, *_ in rows), "".join(f"{p},{w},{h}\n" for p, _,
+            (w, h), _ in rows),
                                 "".join(f"{p},{','.join(name(v) for v in b)}\n" for p, _, _, boxes in rows for b in boxes))))
     for file, text in texts.items(): write_if_new(folder/file, text, done)
     return {file: hashlib.md5(text.encode()).hexdigest() for file, text in texts.items()}
@@ -548,8 +572,10 @@ def prepare_ilsvrc(source:str|Path|None=None, # folder with archives, Kaggle's l
     seen = {s: see_split(out, s, files[s], full, step, workers, report) for s in ("train", "val")}
     label = val_labels(parts, files["val"], entries["val"], report)
     classes = sorted(set(files["train"]) - {""} or set(label.values()))
-    if stray := sorted(set(label.values()) - set(classes)): report.stops.append(f"validation pictures have classes without training pictures: {a_few(stray)}; unpack the training archive again")
-    if "" in files["train"]: report.stops.append(f"{parts['train']} has pictures but no class folders; unpack {ARCHIVES['train']} into a folder for each class")
+    if stray := sorted(set(label.values()) - set(classes)): report.stops.append(f"validation pictures have classes without training pictures: "
+            f"{a_few(stray)}; unpack the training archive again")
+    if "" in files["train"]: report.stops.append(f"{parts['train']} has pictures but no class folders; unpack {ARCHIVES['train']} into a folder "
+            f"for each class")
     write_ilsvrc(out, parts, files, seen, entries, label, classes, report)
     return finish(report, out)
 
@@ -588,13 +614,15 @@ def write_ilsvrc(out, parts, files, seen, entries, label, classes, report):
         report.count(split, [class_of[n] for n in good], [len(boxes.get(n, [])) for n in good], EXPECTED["ilsvrc"][split])
         if s == "val" and (bare := [n for n in good if n not in boxes]):
             report.missing.append(f"{len(bare):,} test pictures have no box: {a_few(bare, 3)}; add {ARCHIVES['boxes_val']} or its XML files")
-    note_expected(report, f"look for {ARCHIVES['train']} and {ARCHIVES['val']}" if not all(report.splits[s]["pictures"] for s in report.splits) else "add the rest, or use it as a subset")
+    note_expected(report, f"look for {ARCHIVES['train']} and {ARCHIVES['val']}" if not all(report.splits[s]["pictures"] for s in report.splits)
+            else "add the rest, or use it as a subset")
     write_if_new(out/"metadata/classes.txt", "".join(f"{k} {c}\n" for k, c in enumerate(classes)), report.done)
     words = read_words(parts["words"]) if "words" in parts else {}
     if words: write_if_new(out/"metadata/words.txt", "".join(f"{c} {words.get(c, '')}\n" for c in classes), report.done)
     place = lambda p: os.path.relpath(p, out) if p.absolute().is_relative_to(out.absolute()) else str(p.absolute())
     folders = {s: dict(path=place(parts[s]), by_class=s == "val" and "" not in files[s]) for s in ("train", "val") if s in parts}
-    write_if_new(out/"prepare.json", json.dumps(dict(dataset="ilsvrc", folders=folders, parts={k: place(p) for k, p in parts.items()}, lists=sums), indent=1) + "\n", report.done)
+    write_if_new(out/"prepare.json", json.dumps(dict(dataset="ilsvrc", folders=folders, parts={k: place(p) for k, p in parts.items()}, lists=sums),
+            indent=1) + "\n", report.done)
 
 # %% ../nbs/03_prepare.ipynb #c042c466
 def prepare(dataset:str, # "cub" or "ilsvrc"
