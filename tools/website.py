@@ -45,8 +45,10 @@ def links_cell(path:str) -> dict:  # a notebook cell
 
 
 def add_links(text:str, path:str) -> str:
-    "A staged notebook with the line of links under its title."
+    "A staged notebook with the line of links under its title, and without warnings that writing the reference printed."
     nb = json.loads(text)
+    for c in nb["cells"]:
+        if "outputs" in c: c["outputs"] = [o for o in c["outputs"] if o.get("name") != "stderr"]
     first = next((i + 1 for i, c in enumerate(nb["cells"]) if c["cell_type"] == "raw"), 0)
     nb["cells"].insert(first, links_cell(path))
     return json.dumps(nb, indent=1, ensure_ascii=False)
