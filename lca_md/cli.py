@@ -256,6 +256,10 @@ def localize(images:Annotated[list[str], Argument(help="images, or folders of th
     from lca_md.predict import LocalizeConfig, localize_folder
     given = {k: v for k,v in locals().items() if k in LocalizeConfig.__dataclass_fields__}
     cfg = LocalizeConfig(**{**given, "images": "\n".join(images), **check_parameters("localize", parse_pairs(param or []))})
+    lost = [f"--{k}" for k,on in dict(pictures=cfg.pictures != "no", maps=maps, masks=masks, fresh=fresh, report=report).items() if on]
+    lost += ["--top-k"]*(cfg.top_k != 1)
+    if lost and not cfg.out: raise ConfigError(f"{', '.join(lost)}: only with --out")
+    if picture and cfg.out: raise ConfigError("--picture: only without --out; there it is --pictures jpg")
     if not cfg.out: return _print_lines(cfg, picture)
     try: typer.echo(localize_summary(localize_folder(cfg)))
     except KeyboardInterrupt:

@@ -290,6 +290,8 @@ def yolo_text(row:dict)->str: # a line per box; empty: an image without objects
     "The YOLO label file of one image."
     f = row["found"][0]
     return "".join(f"{f['class']} {to_yolo(b, (row['width'], row['height']))}\n" for b in f["boxes"])
+
+# %% ../nbs/31_predict.ipynb #8199e9be
 def voc_text(row:dict, folder:str="images")->str: # XML
     "The Pascal VOC file of one image."
     top = ElementTree.Element("annotation")
@@ -304,7 +306,7 @@ def voc_text(row:dict, folder:str="images")->str: # XML
     ElementTree.indent(top)
     return ElementTree.tostring(top, encoding="unicode") + "\n"
 
-# %% ../nbs/31_predict.ipynb #f80de56f
+# %% ../nbs/31_predict.ipynb #9e4f7809
 CSV_HEAD = "image width height rank label class score given box x0 y0 x1 y1 threshold".split()
 def csv_text(rows:list)->str: # a line per box; an image without a box has one line with the corners left open
     "All boxes as a table."
@@ -317,7 +319,7 @@ def csv_text(rows:list)->str: # a line per box; an image without a box has one l
                 w.writerow([r["image"], r["width"], r["height"], rank, f["label"], f["class"], f["score"], int(f["given"]), n, *b, f["threshold"]])
     return out.getvalue()
 
-# %% ../nbs/31_predict.ipynb #8455309c
+# %% ../nbs/31_predict.ipynb #1ca0f451
 @dataclass
 class LocalizeConfig(Settings):
     "Settings of a folder's run."
@@ -342,19 +344,21 @@ class LocalizeConfig(Settings):
     device:str = setting("auto", "where to compute", ["auto", "cpu", "cuda"])
     fresh:bool = setting(False, "move earlier results of `out` aside instead of continuing them")
 
-# %% ../nbs/31_predict.ipynb #1ca0f451
+# %% ../nbs/31_predict.ipynb #8e5eb69c
 FORMATS = ("csv", "coco", "yolo", "voc")
 def _check_formats(formats):
     for f in formats:
         if f not in FORMATS: raise ConfigError(f"formats: {f!r} is not one of {', '.join(FORMATS)}; did you mean {nearest(f, FORMATS) or 'coco'!r}?")
 
-# %% ../nbs/31_predict.ipynb #0dadd327
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2", ".avif", ".heic", ".heif"}
+# %% ../nbs/31_predict.ipynb #73493ff0
+SUFFIXES = set(".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .jp2 .avif .heic .heif".split())
 def _walk(folder, leave_out):
     "Image files below a folder, by their suffix."
     for base, dirs, files in os.walk(folder):
         dirs[:] = sorted(d for d in dirs if not d.startswith(".") and os.path.abspath(os.path.join(base, d)) != leave_out)
         yield from (os.path.join(base, f) for f in sorted(files) if Path(f).suffix.lower() in SUFFIXES and not f.startswith("."))
+
+# %% ../nbs/31_predict.ipynb #c5fb7712
 def list_images(images, # a path, a list of paths, or text with a path a line; folders are searched with their subfolders
                 leave_out=None, # a folder that is not searched
                )->tuple[Path, list[str]]: # the folder that all names are relative to; sorted names with /
@@ -370,7 +374,7 @@ def list_images(images, # a path, a list of paths, or text with a path a line; f
     root = os.path.commonpath([os.path.abspath(p if p.is_dir() else p.parent) for p in given])
     return Path(root), sorted(Path(os.path.relpath(f, root)).as_posix() for f in found)
 
-# %% ../nbs/31_predict.ipynb #46450f5a
+# %% ../nbs/31_predict.ipynb #948be6ba
 def bad_names(names:list[str])->dict: # name -> reason
     "Names that no label file can be written for."
     seen, bad = {}, {}
@@ -382,7 +386,7 @@ def bad_names(names:list[str])->dict: # name -> reason
         else: seen[stem] = n
     return bad
 
-# %% ../nbs/31_predict.ipynb #456dd2e6
+# %% ../nbs/31_predict.ipynb #24671ef9
 def read_labels(path:str|Path, # CSV with the columns image and label (others are ignored)
                 names:list[str], # class names
                )->dict[str, int]: # image -> class
@@ -398,7 +402,7 @@ def read_labels(path:str|Path, # CSV with the columns image and label (others ar
         except ConfigError as e: raise DataError(f"{path}, line {n}: {e}") from None
     return out
 
-# %% ../nbs/31_predict.ipynb #24671ef9
+# %% ../nbs/31_predict.ipynb #f388e3f2
 def given_classes(names:list[str], # images
                   root:Path, # their folder
                   cfg:LocalizeConfig, # label and labels
@@ -417,7 +421,7 @@ def given_classes(names:list[str], # images
         raise ConfigError(f"labels={cfg.labels}: no image has a class ({names[0]}: {bad[names[0]]}); the checkpoint's first is {classes[0]!r}")
     return {n: good[n] for n in names if n not in bad}, bad
 
-# %% ../nbs/31_predict.ipynb #e15492ff
+# %% ../nbs/31_predict.ipynb #ec398d64
 class Journal:
     "Finished batches of a run, on disk line by line. Raises `ConfigError` if `path` belongs to a run with other settings."
     def __init__(self, path:str|Path, settings:dict):
@@ -431,7 +435,7 @@ class Journal:
         self.file.seek(0, os.SEEK_END)
         if not lines: self.add(settings=settings)
 
-# %% ../nbs/31_predict.ipynb #32f7379f
+# %% ../nbs/31_predict.ipynb #5bb0219d
 @patch
 def read(self:Journal)->list: # (bytes, entry) of each line, up to the first that is cut short or damaged
     "What is on disk."
@@ -442,7 +446,7 @@ def read(self:Journal)->list: # (bytes, entry) of each line, up to the first tha
         if not line.endswith(b"\n"): return out[:-1]
     return out
 
-# %% ../nbs/31_predict.ipynb #ec398d64
+# %% ../nbs/31_predict.ipynb #a9780e99
 @patch
 def check(self:Journal, old:dict, new:dict):
     "Raises `ConfigError` naming what differs and the remedy."
@@ -458,7 +462,7 @@ def add(self:Journal, **entry):
     os.fsync(self.file.fileno())
     if "batch" in entry: self.done[entry["batch"]] = entry
 
-# %% ../nbs/31_predict.ipynb #e028d0cd
+# %% ../nbs/31_predict.ipynb #ab717649
 def run_settings(cfg:LocalizeConfig, root:Path, names:list[str], threshold:float, device)->dict:
     "All that the results of a run depend on."
     def mark(path): s = path.stat() if path.exists() else None; return s and (s.st_size, s.st_mtime_ns)
@@ -469,7 +473,7 @@ def run_settings(cfg:LocalizeConfig, root:Path, names:list[str], threshold:float
     return dict(checkpoint=weights, listing=h.hexdigest()[:16], images=len(names), labels=labels, threshold=threshold, device=device.type,
                 **{k: getattr(cfg, k) for k in keep})
 
-# %% ../nbs/31_predict.ipynb #ab717649
+# %% ../nbs/31_predict.ipynb #60e6e8cb
 @cache
 def glow_tables(alpha:float=.75)->tuple: # [256] how much of the picture stays; [256, 3] the heat that is added
     "What `viz.blend` does at each level of a map."
@@ -478,6 +482,8 @@ def glow_tables(alpha:float=.75)->tuple: # [256] how much of the picture stays; 
     m = np.arange(256)/255
     w = alpha*m**.8
     return ((1 - w)*(.8 + .2*m)).astype(np.float32), (255*w[:, None]*matplotlib.colormaps[HEAT](m)[:, :3]).astype(np.float32)
+
+# %% ../nbs/31_predict.ipynb #d2caa2a9
 def glow(image:np.ndarray, # [H, W, 3] uint8
          grid:np.ndarray, # [h, w] map
         )->np.ndarray: # [H, W, 3] uint8
@@ -488,7 +494,7 @@ def glow(image:np.ndarray, # [H, W, 3] uint8
     softer += heat[levels]
     return softer.round().astype(np.uint8)
 
-# %% ../nbs/31_predict.ipynb #60e6e8cb
+# %% ../nbs/31_predict.ipynb #99bc78e5
 def picture(image:Image.Image, # upright
             found:Localization,
             longest:int=1024, # shrink larger pictures to this side
@@ -505,7 +511,7 @@ def picture(image:Image.Image, # upright
     d.text((line, line), f"{found.label} {found.score:.2f}", fill="white", font=font, stroke_width=2, stroke_fill="black")
     return canvas
 
-# %% ../nbs/31_predict.ipynb #99bc78e5
+# %% ../nbs/31_predict.ipynb #82190ece
 def put_file(path:Path, data:bytes):
     "Write a small file, whole or not at all."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -517,7 +523,7 @@ def encoded(image:Image.Image, kind:str)->bytes: # "jpg" or "png"
     image.save(out := io.BytesIO(), **(dict(format="JPEG", quality=90) if kind == "jpg" else dict(format="PNG")))
     return out.getvalue()
 
-# %% ../nbs/31_predict.ipynb #efa99f1f
+# %% ../nbs/31_predict.ipynb #a972ea2e
 def _save_extras(cfg, root, name, found):
     "Map, mask and picture of one image, as far as they are wanted."
     stem, out = Path(name).with_suffix(""), Path(cfg.out)
@@ -527,7 +533,7 @@ def _save_extras(cfg, root, name, found):
     if cfg.masks: put_file(out/"masks"/f"{stem}.png", encoded(Image.fromarray(found.mask.astype(np.uint8)*255), "png"))
     if cfg.pictures != "no": put_file(out/"pictures"/f"{stem}.{cfg.pictures}", encoded(picture(to_pil(root/name, cfg.upright), found), cfg.pictures))
 
-# %% ../nbs/31_predict.ipynb #a972ea2e
+# %% ../nbs/31_predict.ipynb #a7b34974
 def write_results(rows:list, # from the journal
                   bad:list, # [image, reason] pairs
                   names:list[str], # class names
@@ -547,7 +553,7 @@ def write_results(rows:list, # from the journal
         if "voc" in formats: put_file(out/"voc"/f"{stem}.xml", voc_text(r, root.name).encode())
     if "yolo" in formats: _yolo_head(rows, names, out/"yolo", root)
 
-# %% ../nbs/31_predict.ipynb #554effa5
+# %% ../nbs/31_predict.ipynb #23934ef2
 def _bad_text(bad):
     csv.writer(out := io.StringIO(), lineterminator="\n").writerows([["image", "reason"], *bad])
     return out.getvalue().encode(errors="backslashreplace").decode()
@@ -560,7 +566,7 @@ def _yolo_head(rows, names, out, root):
     try: (out/"images").is_symlink() or (out/"images").symlink_to(os.path.relpath(root, out), target_is_directory=True)
     except OSError: pass  # a system without links: put the images there by hand
 
-# %% ../nbs/31_predict.ipynb #a7b34974
+# %% ../nbs/31_predict.ipynb #2a1af58b
 def _read(loc, path, upright):
     "(tensor, size) of an image file, or what is wrong with it."
     try:
@@ -568,7 +574,7 @@ def _read(loc, path, upright):
         return loc.transform(pic), pic.size
     except DataError as e: return str(e).replace(f" '{path}'", "").replace(f"{path} ", "").partition("; replace the file")[0], None
 
-# %% ../nbs/31_predict.ipynb #23934ef2
+# %% ../nbs/31_predict.ipynb #d8962fed
 def one_batch(loc:Localizer, cfg:LocalizeConfig, root:Path,
               items:list, # (number, name, class or None) of each image
               read:list, # what `_read` said about each
@@ -587,7 +593,7 @@ def one_batch(loc:Localizer, cfg:LocalizeConfig, root:Path,
     list(each(lambda p: _save_extras(cfg, root, p[0][1], p[1][0]), ok))
     return [to_row(it[0], it[1], f) for it,f in ok], sorted(bad)
 
-# %% ../nbs/31_predict.ipynb #2a1af58b
+# %% ../nbs/31_predict.ipynb #390a2086
 def pick_device(name:str, # "auto", "cpu" or "cuda"
                )->torch.device:
     "Where to compute. Raises `ConfigError` if CUDA is asked for and not there."
@@ -595,7 +601,7 @@ def pick_device(name:str, # "auto", "cpu" or "cuda"
     if name == "cuda" and not there: raise ConfigError("device: cuda was asked for, but PyTorch sees none; use device=cpu or auto")
     return torch.device("cuda" if name != "cpu" and there else "cpu")
 
-# %% ../nbs/31_predict.ipynb #cf42abb0
+# %% ../nbs/31_predict.ipynb #9c56252b
 def _open_run(cfg):
     "Everything that is checked before the first image: localizer, images, classes, journal."
     if cfg.threads: torch.set_num_threads(cfg.threads)
@@ -611,7 +617,7 @@ def _open_run(cfg):
     if cfg.fresh: fresh_folder(cfg.out)
     return loc, ask, root, names, classes, {**bad, **bad_names(names)}, t, Journal(Path(cfg.out)/"journal.jsonl", settings)
 
-# %% ../nbs/31_predict.ipynb #390a2086
+# %% ../nbs/31_predict.ipynb #8ba9fa5f
 @contextmanager
 def _readers(workers, read):
     "A function that starts to read a batch and one that waits for it, with threads or without; and a `map`."
@@ -619,6 +625,8 @@ def _readers(workers, read):
     else:
         with ThreadPoolExecutor(workers) as pool:
             yield (lambda paths: [pool.submit(read, p) for p in paths]), (lambda got: [f.result() for f in got]), pool.map
+
+# %% ../nbs/31_predict.ipynb #ee705ae8
 def _loop(cfg, loc, ask, root, batches, journal):
     "All batches that are not in the journal yet."
     todo = [i for i in range(len(batches)) if i not in journal.done]
@@ -631,7 +639,7 @@ def _loop(cfg, loc, ask, root, batches, journal):
             journal.add(batch=i, rows=rows, bad=bad)
             bar.step(len(batches[i]))
 
-# %% ../nbs/31_predict.ipynb #3c0a8f23
+# %% ../nbs/31_predict.ipynb #09545ab2
 def localize_folder(cfg:LocalizeConfig, # everything
                    )->dict: # images, localized, without_box, bad (counts), threshold, class_names; rows of `to_row`, bad_files, root, out
     "Localize images into `cfg.out`, or go on with what was begun there. Raises `LcaError` subclasses for what the user can mend."
@@ -652,7 +660,7 @@ def localize_folder(cfg:LocalizeConfig, # everything
     finally: journal.file.close()
     return dict(summary, rows=rows, bad_files=bad, root=root, out=out)
 
-# %% ../nbs/31_predict.ipynb #29e829f2
+# %% ../nbs/31_predict.ipynb #ddcffcda
 def folder_bytes(folder:str|Path)->dict: # relative name -> SHA-256
     "The fingerprint of every file of a folder."
     files = [p for p in sorted(Path(folder).rglob("*")) if p.is_file() and not p.is_symlink()]

@@ -399,20 +399,20 @@ def restore(self:Run,
     if s is None: raise CheckpointError(f"{self.store.folder}: nothing to resume; start without resume")
     said = ", ".join(f"{k}: {a!r}, now {b!r}" for k,(a,b) in self.other_settings(s).items())
     if said: raise CheckpointError(f"{self.store.folder}: was made with other settings ({said}); use the same, or another out")
+    for k in ("epoch", "batch", "steps", "seen", "sums", "history", "best"): setattr(self, k, s[k])
     self.check_world(s, say)
     self.net.load_state_dict(s["model"])
     self.opt.load_state_dict(s["opt"])
     if self.ema: self.ema.module.load_state_dict(s["ema"])
     if self.acc.scaler and s["scaler"]: self.acc.scaler.load_state_dict(s["scaler"])
-    for k in ("epoch", "batch", "steps", "seen", "sums", "history", "best"): setattr(self, k, s[k])
     set_rng_state(s["rng"][min(self.rank, len(s["rng"]) - 1)])
 
 # %% ../nbs/30_train.ipynb #69484a9b
 @patch
 def check_world(self:Run, s:dict, say):
     "Another number of processes may go on only with batches of the same size. Raises `CheckpointError`."
-    then, now, done = s["world"], self.world, s["epoch"] >= self.cfg.epochs
-    if then == now or done: return
+    then, now = s["world"], self.world
+    if then == now or self.finished(): return
     images = then*s["config"]["batch_size"]
     if images != now*self.cfg.batch_size:
         raise CheckpointError(f"{self.store.folder}: was made with {then} processes and batches of {images} images; "
@@ -475,7 +475,7 @@ def finished(self:Run)->bool:
     since = sum("gt_known" in r for r in self.history if self.best and r["epoch"] > self.best["epoch"])
     return self.epoch >= self.cfg.epochs or self.out_of_steps() or bool(self.cfg.patience and since >= self.cfg.patience)
 
-# %% ../nbs/30_train.ipynb #8b70b67f
+# %% ../nbs/30_train.ipynb #4c7eb4f0
 def environment()->dict: # plain values
     "Versions, machine and code revision of this process."
     def git(*args): return subprocess.run(["git", *args], cwd=Path(lca_md.__file__).parent, capture_output=True, text=True).stdout.strip()
@@ -486,7 +486,7 @@ def environment()->dict: # plain values
     return dict(lca_md=lca_md.__version__, revision=revision, python=sys.version.split()[0], platform=platform.platform(),
                 cpus=os.cpu_count(), threads=torch.get_num_threads(), gpus=gpus, **{k: metadata.version(k) for k in libs})
 
-# %% ../nbs/30_train.ipynb #9f7924fb
+# %% ../nbs/30_train.ipynb #931f0577
 def fit(cfg:Config, # everything
         log=print, # called with one line per epoch; None: silent
        )->Run: # the finished run; its folder holds config.yaml, environment.json, best.safetensors (+ .json), states/, history.json, tb/
@@ -506,7 +506,7 @@ def fit(cfg:Config, # everything
             if not run.finished(): run.between_steps()
     return run
 
-# %% ../nbs/30_train.ipynb #3518bed8
+# %% ../nbs/30_train.ipynb #f0e32e63
 @patch
 def teller(self:Run, log):
     "A `log` that speaks on one process only, and also in the terminal of whoever started the notebook."
@@ -517,7 +517,7 @@ def teller(self:Run, log):
             with open(file, "a") as f: f.write(json.dumps(dict(line=line)) + "\n")
     return tell
 
-# %% ../nbs/30_train.ipynb #931f0577
+# %% ../nbs/30_train.ipynb #48beb3bf
 @patch
 @contextmanager
 def record(self:Run):
@@ -537,13 +537,13 @@ def record(self:Run):
         yield note
     for t in self.acc.trackers: t.finish()
 
-# %% ../nbs/30_train.ipynb #f0e32e63
+# %% ../nbs/30_train.ipynb #43b441fa
 def epoch_line(row:dict)->str: # one line of the log
     "An epoch in one line."
     val = f"; val GT-known {row['gt_known']:.1f}, Top-1 Loc {row['top1_loc']:.1f}, Cls {row['top1_cls']:.1f}" if "gt_known" in row else ""
     return f"epoch {row['epoch']}: loss {row['loss']:.3f}, train top-1 {row['top1_train']:.1f}{val}"
 
-# %% ../nbs/30_train.ipynb #dba41851
+# %% ../nbs/30_train.ipynb #e48054ad
 import hashlib, shutil
 from copy import copy
 from zipfile import BadZipFile
@@ -551,7 +551,7 @@ from zipfile import BadZipFile
 from .core import DataError
 from .metrics import THRESHOLDS, MapFolder, pick_maps
 
-# %% ../nbs/30_train.ipynb #eee28473
+# %% ../nbs/30_train.ipynb #c077cffc
 @dataclass
 class EvalConfig(Settings):
     "Settings of an evaluation."
@@ -573,7 +573,7 @@ class EvalConfig(Settings):
     workers:int = setting(0, "processes that load images")
     threads:int = setting(0, "CPU threads (0: PyTorch's choice)")
 
-# %% ../nbs/30_train.ipynb #2975936a
+# %% ../nbs/30_train.ipynb #6b65bb45
 def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     "Model and split of an evaluation. Raises `CheckpointError` if data and model disagree about the classes."
     from lca_md.models import from_card
@@ -586,7 +586,7 @@ def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     device = torch.device("cuda" if cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available()) else "cpu")
     return model.to(device), card, WSOLDataset(records, names, eval_transform(card["img_size"]), card["img_size"], card["box_rule"]), device
 
-# %% ../nbs/30_train.ipynb #5d45d83d
+# %% ../nbs/30_train.ipynb #b590260c
 def model_source(model, # a localizer
                  device, batch_size:int, workers:int=0): # -> source of maps
     "The maps of a model, computed when they are asked for."
@@ -597,7 +597,7 @@ def model_source(model, # a localizer
             yield b["index"].tolist(), out, out.logits
     return batches
 
-# %% ../nbs/30_train.ipynb #28294cbe
+# %% ../nbs/30_train.ipynb #bc9b9bf5
 def folder_source(folder:MapFolder, batch_size:int, logits:dict|None=None): # logits: image name without suffix -> [K]; -> source of maps
     "The maps of a folder, opened when they are asked for."
     def batches(ds):
@@ -607,7 +607,7 @@ def folder_source(folder:MapFolder, batch_size:int, logits:dict|None=None): # lo
             yield idx, folder.batch(names), None if logits is None else np.stack([logits[_bare(n)] for n in names])
     return batches
 
-# %% ../nbs/30_train.ipynb #80513022
+# %% ../nbs/30_train.ipynb #ecc1963f
 def _bare(name): return Path(name).with_suffix("").as_posix()
 def read_logits(path:str, # .npz with names [N] (text) and logits [N, K]
                )->dict|None: # name without suffix -> [K]; None without a path
@@ -619,7 +619,7 @@ def read_logits(path:str, # .npz with names [N] (text) and logits [N, K]
     if logits.ndim != 2 or len(names) != len(logits): raise DataError(f"{path}: {len(names)} names for logits of shape {logits.shape}")
     return {_bare(str(n)): row for n, row in zip(names, logits)}
 
-# %% ../nbs/30_train.ipynb #c077cffc
+# %% ../nbs/30_train.ipynb #0e6d4372
 def score_parts(source, # source of maps
                 ds:WSOLDataset, # one split
                 folder:str|Path|None=None, # where parts are kept; None: nowhere
@@ -645,7 +645,7 @@ def score_parts(source, # source of maps
         total.merge(m)
     return total
 
-# %% ../nbs/30_train.ipynb #46d01ff5
+# %% ../nbs/30_train.ipynb #7b594c08
 def _read_key(folder): return json.loads((folder/"key.json").read_text()) if (folder/"key.json").is_file() else None
 def _score(source, ds, bar, **how):
     "One part. Masks are used if every image has one."
@@ -655,7 +655,7 @@ def _score(source, ds, bar, **how):
         bar.step(len(idx))
     return m
 
-# %% ../nbs/30_train.ipynb #ecc1963f
+# %% ../nbs/30_train.ipynb #345ab1f7
 def val_set(cfg:EvalConfig, train:Config, like:WSOLDataset)->WSOLDataset: # with the classes, size and box rule of `like`
     "The images that choose thresholds. Raises `DataError` if their classes are others."
     where = cfg.val_data or cfg.data or train.data
@@ -665,12 +665,12 @@ def val_set(cfg:EvalConfig, train:Config, like:WSOLDataset)->WSOLDataset: # with
         raise DataError(f"{where}: its val split has {len(names)} classes, the evaluated data {len(known)}, or other names")
     return WSOLDataset(records, known, eval_transform(like.size), like.size, like.box_rule)
 
-# %% ../nbs/30_train.ipynb #06bd2f3d
+# %% ../nbs/30_train.ipynb #ea34eb23
 def chosen_thresholds(m:LocalizationMetrics)->dict: # map -> threshold
     "The thresholds that a val split prefers, for each map that it has."
     return {k: m.choose_threshold(k) for k in ("gt", "pred") if k == "gt" or m._get("top").shape[1]}
 
-# %% ../nbs/30_train.ipynb #70ca04b6
+# %% ../nbs/30_train.ipynb #ec3e4798
 def _digest(ds, *files):
     "What an evaluation depends on besides its settings: images, boxes, and the state of its files."
     h = hashlib.sha1()
@@ -678,7 +678,7 @@ def _digest(ds, *files):
     for f in files: h.update(f"{f} {(s := Path(f).stat()).st_size} {s.st_mtime_ns}".encode())
     return h.hexdigest()
 
-# %% ../nbs/30_train.ipynb #25205395
+# %% ../nbs/30_train.ipynb #cf2674e1
 def _open_maps(cfg):
     "Everything an evaluation of a folder of maps needs, as `_open_checkpoint`."
     if not cfg.data: raise ConfigError("maps: say which images they belong to, with data=FOLDER")
@@ -698,7 +698,7 @@ def _open_checkpoint(cfg):
     return dict(source=source, ds=ds, train=train, card=card, model=model, files=[cfg.checkpoint], name=model.method, keep=5,
                 fixed=cfg.fixed_threshold if cfg.fixed_threshold >= 0 else train.fixed_threshold)
 
-# %% ../nbs/30_train.ipynb #243f7c1c
+# %% ../nbs/30_train.ipynb #d4de25f9
 def _val_thresholds(cfg, e, val, how):
     "Thresholds for the `val` rows (or None), and a sentence on where they come from."
     where, n = cfg.val_data or cfg.data or e["train"].data, len(val)
@@ -712,13 +712,13 @@ def _val_thresholds(cfg, e, val, how):
     m = score_parts(source, val, desc="val", keep=1, thresholds=how["thresholds"])
     return chosen_thresholds(m), f"best GT-known on the val split of {where} ({n} images)"
 
-# %% ../nbs/30_train.ipynb #345ab1f7
+# %% ../nbs/30_train.ipynb #e6d418df
 def evaluation_folder(cfg:EvalConfig)->Path: # `out`, or what stands for it
     "Where the results go; an unfinished evaluation has a folder `parts` there."
     if cfg.out: return Path(cfg.out)
     return Path("runs")/f"evaluate-{Path(cfg.maps).name}-{cfg.split}" if cfg.maps else Path(cfg.checkpoint).parent/f"evaluate-{cfg.split}"
 
-# %% ../nbs/30_train.ipynb #2e8ac7ce
+# %% ../nbs/30_train.ipynb #bbb4fbf0
 def evaluate(cfg:EvalConfig, # what to measure
             )->dict: # metrics.json ("table": a row per protocol ...), and "metrics" (LocalizationMetrics), "card", "dataset", "model", "maps_of"
     "Every protocol's numbers of one checkpoint, or one folder of maps, on one split; written to `out` as metrics.json and scores.npz."
@@ -738,7 +738,7 @@ def evaluate(cfg:EvalConfig, # what to measure
     shutil.rmtree(out/"parts")
     return dict(result, metrics=m, card=e["card"], dataset=ds, model=e["model"], out=str(out), maps_of=_maps_of(e))
 
-# %% ../nbs/30_train.ipynb #c92c58b5
+# %% ../nbs/30_train.ipynb #ba9142a0
 def _maps_of(e):
     "A function: places in the split -> maps of their true classes [n, h, w]."
     def maps_of(places):
@@ -748,7 +748,7 @@ def _maps_of(e):
         with torch.no_grad(): return np.concatenate([pick_maps(cams, label(idx))[:, 0] for idx, cams, _ in e["source"](some)])
     return maps_of
 
-# %% ../nbs/30_train.ipynb #ec3e4798
+# %% ../nbs/30_train.ipynb #0bc7ccdf
 def summarize(m:LocalizationMetrics, # a measured split
               ds:WSOLDataset, # that split
               val:WSOLDataset, # images that choose the centred box
@@ -765,7 +765,7 @@ def summarize(m:LocalizationMetrics, # a measured split
                 floors=floors, released=m.compute("released") if ranked >= 5 and standard else None, dials=dial_table(m, ds, p),
                 errors=m.errors(p) if ranked else None, intervals=dict(protocol=str(p), level=95, **m.intervals(p)), by_size=m.by_size(p))
 
-# %% ../nbs/30_train.ipynb #d4de25f9
+# %% ../nbs/30_train.ipynb #ea61e66f
 DIAL_EDGES = (0, .25, .5, .75, 1)
 def dial_table(m:LocalizationMetrics, ds:WSOLDataset, protocol:Protocol)->dict: # dial -> rows
     "The metrics in four bins of each SynthBirds dial; empty for other data."

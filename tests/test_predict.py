@@ -353,6 +353,8 @@ def test_command_line(toy, photos, tmp_path):
                        (["--labels", "none.csv"], "none.csv cannot be read"), (["--top-k", "0"], "top_k must be at least 1")):
         assert said in str(run(photos, "--out", tmp_path/"x", *args).exception), args
         assert not (tmp_path/"x").exists()
+    assert "--masks, --top-k: only with --out" in str(run(photos, "--masks", "--top-k", "2").exception)
+    assert "only without --out" in str(run(photos, "--picture", tmp_path/"q.png", "--out", tmp_path/"x").exception)
 
 
 @pytest.mark.slow
