@@ -78,7 +78,9 @@ class TestBuilt:
 
     def test_pages_have_pictures_and_reference(self, site, read):
         assert read["synth.html"].pictures and "draw_bird" in read["synth.html"].anchors
-        assert "Traceback (most recent call last)" not in (site/"index.html").read_text()
+        for path in read:
+            text = (site/path).read_text(encoding="utf-8")
+            assert "Traceback (most recent call last)" not in text and "site-packages" not in text, path
 
     def test_every_name_leads_to_its_explanation(self, read):
         links = [x for x in read["api.html"].links if "#" in x and not x.startswith("#")]
@@ -104,14 +106,15 @@ def test_addresses_come_from_settings():
 
 
 def test_links_stand_under_the_title():
-    nb = dict(cells=[dict(cell_type="raw", source="---\ntitle: x\n---"), dict(cell_type="markdown", source="text")], metadata={}, nbformat=4, nbformat_minor=5)
+    outputs = [dict(output_type="stream", name=n, text="x") for n in ("stdout", "stderr")]
+    nb = dict(cells=[dict(cell_type="raw", source="---\ntitle: x\n---"), dict(cell_type="code", source="text", outputs=outputs)], metadata={})
     cells = json.loads(add_links(json.dumps(nb), "runs/x.ipynb"))["cells"]
-    assert [c["cell_type"] for c in cells] == ["raw", "markdown", "markdown"]
+    assert [c["cell_type"] for c in cells] == ["raw", "markdown", "code"] and cells[2]["outputs"] == outputs[:1]
     assert 'href="../notebooks/runs/x.ipynb" download' in cells[1]["source"][0]
 
 
 def test_local_page_takes_nothing_from_elsewhere():
-    cdn = "https://cdn." + "jsdelivr.net/npm/katex@0.16.11/dist/katex.min.js"
+    cdn = "https://cdn.jsdelivr.net/npm/katex@0.16.11/dist/katex.min.js"
     page = local_page(f'<head><script src="{cdn}"></script></head><body><div class="threshold-explorer"></div></body>', "../")
     assert 'src="../assets/katex/katex.min.js"' in page and "jsdelivr" not in page
     assert page.count("explorer.js") == 1 and "explorer.js" not in local_page("<head></head><body></body>", "")

@@ -45,8 +45,10 @@ def links_cell(path:str) -> dict:  # a notebook cell
 
 
 def add_links(text:str, path:str) -> str:
-    "A staged notebook with the line of links under its title."
+    "A staged notebook with the line of links under its title, and without warnings that writing the reference printed."
     nb = json.loads(text)
+    for c in nb["cells"]:
+        if "outputs" in c: c["outputs"] = [o for o in c["outputs"] if o.get("name") != "stderr"]
     first = next((i + 1 for i, c in enumerate(nb["cells"]) if c["cell_type"] == "raw"), 0)
     nb["cells"].insert(first, links_cell(path))
     return json.dumps(nb, indent=1, ensure_ascii=False)
@@ -141,6 +143,13 @@ def local_page(text:str, up:str) -> str:  # up: the way to the site's root, "" o
     return text.replace("</head>", more + "</head>", 1)
 
 
+def mend_names():
+    "A name that its chapter's page does not explain by itself leads to the page."
+    page, ids = SITE/"api.html", functools.cache(lambda f: set(re.findall(r'\bid="([^"]+)"', (SITE/f).read_text(encoding="utf-8"))))
+    fix = lambda m: m[0] if m[2] in ids(m[1]) else f'href="{m[1]}"'
+    page.write_text(re.sub(r'href="([\w/]+\.html)#([^"]+)"', fix, page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def finish():
     "What no renderer does: assets and notebooks beside the pages, and nothing left that would be fetched from elsewhere."
     shutil.copytree(NBS/"assets", SITE/"assets", dirs_exist_ok=True)
@@ -156,6 +165,7 @@ def finish():
     for page in SITE.rglob("*.html"):
         up = "../"*(len(page.relative_to(SITE).parts) - 1)
         page.write_text(local_page(page.read_text(encoding="utf-8"), up), encoding="utf-8")
+    mend_names()
 
 
 def render():
