@@ -377,7 +377,7 @@ def read_paths(path:Path, # a list in Choe's style: a path, a comma, a value
 def picture_finder(root:Path, # the data folder
                    first:str, # a path from the list
                    listed:Path="the list", # where it stands, for the message
-                  ): # function: (path in the list, class name) -> Path
+                  ): # function: (path in the list, class name) -> path of the file
     "Where the pictures of a list lie. Raises `DataError` if the first one is in none of the usual places."
     if (root/"prepare.json").is_file():
         try: places = json.loads((root/"prepare.json").read_text())["folders"]
@@ -385,14 +385,14 @@ def picture_finder(root:Path, # the data folder
         if first.split("/")[0] in places: return partial(_prepared_picture, root, places)
     bases = [root, root/"images", root/"CUBV2", root/"val2", root/"val"]
     for base in bases:
-        if (base/first).is_file(): return lambda name, _: base/name
+        if (base/first).is_file(): return lambda name, _: os.path.join(base, name)
     raise DataError(f"{listed}, line 1: {first} is in none of {', '.join(str(b) for b in bases)}; unpack the pictures into one of them")
 
 # %% ../nbs/02_data.ipynb #0d90a452
 def _prepared_picture(root, places, name, class_name):
     top, _, rest = name.partition("/")
     place = places[top]
-    return root/place["path"]/class_name/rest if place["by_class"] else root/place["path"]/rest
+    return os.path.join(root, place["path"], class_name if place["by_class"] else "", rest)
 
 # %% ../nbs/02_data.ipynb #01cc0cdc
 def class_list(root:Path, # the data folder
