@@ -231,12 +231,14 @@ def to_rgb(im:Image.Image, # any mode
 # %% ../nbs/02_data.ipynb #dc588fb4
 TURNED, SIDEWAYS = 0x0112, (5, 6, 7, 8) # EXIF's orientation tag, and its values that swap width and height
 
+# %% ../nbs/02_data.ipynb #03e94b0d
 def image_size(path:str|Path, # the file
                upright:bool=False, # as turned by its EXIF note
               )->tuple[int, int]: # (width, height)
     "Size from the header alone. Raises `ImageError`."
     with opened(path) as im: return im.size[::-1] if upright and im.getexif().get(TURNED) in SIDEWAYS else im.size
 
+# %% ../nbs/02_data.ipynb #90de84fd
 def open_image(path:str|Path, # the file
                size=None, # (width, height) it must have, if known
                mode:str="RGB", # "L" for masks
@@ -249,14 +251,14 @@ def open_image(path:str|Path, # the file
         im = to_rgb(im) if mode == "RGB" else im.convert(mode)
     return check_size(path, im, im.size, size)
 
-# %% ../nbs/02_data.ipynb #03e94b0d
+# %% ../nbs/02_data.ipynb #f867f66e
 def check_size(path, im, got:tuple, # (width, height) of the file
                want:tuple|None): # (width, height) in the lists
     "`im`, if it has the size that its box was drawn for. Raises `ImageError` otherwise."
     if want is None or tuple(got) == tuple(want): return im
     raise ImageError(f"{path} is {got[0]} x {got[1]} pixels but {want[0]} x {want[1]} in the lists; restore the file or mend the size")
 
-# %% ../nbs/02_data.ipynb #4b8d23bd
+# %% ../nbs/02_data.ipynb #877ca873
 @dataclass(slots=True)
 class Record:
     "One picture of a data set, before it is opened."
@@ -272,7 +274,7 @@ class Record:
     clipped: bool = False # a box reached more than a pixel beyond the picture
     upright: bool = False # turn the picture as its EXIF note says
 
-# %% ../nbs/02_data.ipynb #877ca873
+# %% ../nbs/02_data.ipynb #5c673119
 def clip_corners(drawn, # x0 y0 x1 y1 in pixels of the file
                  size, # (width, height) of the file
                 )->tuple[np.ndarray, float]: # [4] the same within the picture; how far it reached beyond, in pixels
@@ -290,7 +292,7 @@ def clip_box(box, # left, top, width, height, in pixels of the file
     try: return clip_corners((x, y, x + w, y + h), size)
     except ValueError: raise ValueError(f"the box {' '.join(f'{v:g}' for v in box)} lies outside its picture of {size[0]} x {size[1]}") from None
 
-# %% ../nbs/02_data.ipynb #8f429d2e
+# %% ../nbs/02_data.ipynb #320f7557
 def find_mask(root:Path, # the data folder
               name:str, # path below images/
              )->str|None: # path of the segmentation
@@ -301,7 +303,7 @@ def find_mask(root:Path, # the data folder
     if not path.is_file(): raise DataError(f"{path} is missing; complete the folder segmentations or remove it")
     return str(path)
 
-# %% ../nbs/02_data.ipynb #3ccc0b90
+# %% ../nbs/02_data.ipynb #cba04cbd
 def cub_record(root:Path, # the data folder
                t:dict, # what `read_cub` returned
                id:int, # image id
@@ -317,7 +319,7 @@ def cub_record(root:Path, # the data folder
     except ValueError as e: raise DataError(f"{root/'bounding_boxes.txt'}, line {box_line}: {e}; mend the box") from None
     return Record(name, str(path), label, cut[None], size, find_mask(root, name), dials, id, np.array([box]), beyond > 1 + 1e-6)
 
-# %% ../nbs/02_data.ipynb #21b866d2
+# %% ../nbs/02_data.ipynb #69151345
 def warn_clipped(path:Path, # the list the boxes come from
                  records:list, # all records
                 ):
@@ -326,7 +328,7 @@ def warn_clipped(path:Path, # the list the boxes come from
     if ids: warnings.warn(f"{path}: {len(ids)} of {len(records)} boxes reach more than a pixel beyond their picture and were clipped: "
                           f"ids {', '.join(map(str, ids[:10]))}{' ...' * (len(ids) > 10)}", stacklevel=3)
 
-# %% ../nbs/02_data.ipynb #caf8f87f
+# %% ../nbs/02_data.ipynb #6775070f
 def load_cub(root:str|Path, # folder with images.txt, images/ ...
              classes=None, # names of the classes to use; None or empty: all of classes.txt
             )->tuple[list[Record], list[Record], list[str]]: # training records, test records, class names
@@ -343,7 +345,7 @@ def load_cub(root:str|Path, # folder with images.txt, images/ ...
     train = {i for i, line in t["train_test_split.txt"].items() if line.value}
     return [r for r in records if r.id in train], [r for r in records if r.id not in train], [line.value for line in chosen.values()]
 
-# %% ../nbs/02_data.ipynb #34c7c1a2
+# %% ../nbs/02_data.ipynb #b5becd77
 METADATA = ("image_ids.txt", "class_labels.txt", "image_sizes.txt", "localization.txt")
 
 def parse_corners(text:str)->tuple: # "60,27,325,304" -> (60.0, 27.0, 325.0, 304.0)
@@ -352,7 +354,7 @@ def parse_corners(text:str)->tuple: # "60,27,325,304" -> (60.0, 27.0, 325.0, 304
     if box[2] <= box[0] or box[3] <= box[1]: raise ValueError("the box is empty: x1 must be above x0, and y1 above y0")
     return box
 
-# %% ../nbs/02_data.ipynb #1fe70224
+# %% ../nbs/02_data.ipynb #96376928
 def read_paths(path:Path, # a list in Choe's style: a path, a comma, a value
                parse, # the value's text -> value; raises `ValueError` with the reason
                values:int, # how many values follow the path
@@ -371,11 +373,11 @@ def read_paths(path:Path, # a list in Choe's style: a path, a comma, a value
         out.setdefault(name, []).append(line)
     return out
 
-# %% ../nbs/02_data.ipynb #d8c633c7
+# %% ../nbs/02_data.ipynb #dc547680
 def picture_finder(root:Path, # the data folder
                    first:str, # a path from the list
                    listed:Path="the list", # where it stands, for the message
-                  ): # function: (path in the list, class name) -> Path
+                  ): # function: (path in the list, class name) -> path of the file
     "Where the pictures of a list lie. Raises `DataError` if the first one is in none of the usual places."
     if (root/"prepare.json").is_file():
         try: places = json.loads((root/"prepare.json").read_text())["folders"]
@@ -383,15 +385,16 @@ def picture_finder(root:Path, # the data folder
         if first.split("/")[0] in places: return partial(_prepared_picture, root, places)
     bases = [root, root/"images", root/"CUBV2", root/"val2", root/"val"]
     for base in bases:
-        if (base/first).is_file(): return lambda name, _: base/name
+        if (base/first).is_file(): return lambda name, _: os.path.join(base, name)
     raise DataError(f"{listed}, line 1: {first} is in none of {', '.join(str(b) for b in bases)}; unpack the pictures into one of them")
 
+# %% ../nbs/02_data.ipynb #0d90a452
 def _prepared_picture(root, places, name, class_name):
     top, _, rest = name.partition("/")
     place = places[top]
-    return root/place["path"]/class_name/rest if place["by_class"] else root/place["path"]/rest
+    return os.path.join(root, place["path"], class_name if place["by_class"] else "", rest)
 
-# %% ../nbs/02_data.ipynb #e21de2d3
+# %% ../nbs/02_data.ipynb #01cc0cdc
 def class_list(root:Path, # the data folder
                labels:dict, # path -> [Line] of the training list (or of the only one)
               )->list[str]: # K names
@@ -406,7 +409,7 @@ def class_list(root:Path, # the data folder
     if all(len(fs) == 1 for fs in folders.values()) and len(unique) == len(folders) == count: return [folders[k].copy().pop() for k in range(count)]
     return [str(k) for k in range(count)]
 
-# %% ../nbs/02_data.ipynb #dc547680
+# %% ../nbs/02_data.ipynb #881fe947
 def metadata_records(root:Path, # the data folder
                      folder:Path, # with image_ids.txt and the others
                      names:list[str], # class names
@@ -427,7 +430,7 @@ def metadata_records(root:Path, # the data folder
         out.append(Record(name, path, label, cut, size, id=len(out) + 1, clipped=beyond > 1))
     return out
 
-# %% ../nbs/02_data.ipynb #0d90a452
+# %% ../nbs/02_data.ipynb #2c877f65
 def clip_all(path:Path, # the file of the boxes, for the message
              lines:list[Line], # corners and line numbers
              size, # (width, height) of the picture
@@ -440,7 +443,7 @@ def clip_all(path:Path, # the file of the boxes, for the message
         out.append(cut); worst = max(worst, beyond)
     return np.array(out).reshape(-1, 4), worst
 
-# %% ../nbs/02_data.ipynb #01cc0cdc
+# %% ../nbs/02_data.ipynb #cb493b03
 def load_metadata(root:str|Path, # folder with metadata/train, metadata/val or metadata/test
                  )->tuple[dict[str, list[Record]], list[str]]: # split -> records; class names
     "Read lists by path (Choe et al. 2020): ILSVRC as chapter 03 prepares it, CUBV2, ImageNetV2. Raises `DataError`; warns of clipped boxes."
@@ -452,7 +455,7 @@ def load_metadata(root:str|Path, # folder with metadata/train, metadata/val or m
     for s, records in parts.items(): warn_clipped(root/"metadata"/s/METADATA[3], records)
     return parts, names
 
-# %% ../nbs/02_data.ipynb #b2db2165
+# %% ../nbs/02_data.ipynb #3ee84628
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 SPLIT_FOLDERS = dict(train=("train", "training"), val=("val", "valid", "validation"), test=("test", "testing"))
 NO_CLASSES = ("segmentations", "part_segmentations", "masks", "metadata") # pictures in folders of these names are no class
@@ -468,7 +471,7 @@ def class_folders(folder:Path, # a folder
     below = (d for d in os.scandir(folder) if d.is_dir() and not d.name.startswith(".") and d.name not in NO_CLASSES)
     return sorted(d.name for d in below if any(is_picture(f) for f in os.listdir(d)))
 
-# %% ../nbs/02_data.ipynb #acb967d8
+# %% ../nbs/02_data.ipynb #bf06060f
 def find_splits(root:Path, # the data folder
                )->dict[str, Path]: # split -> the folder of its classes; empty if there are none
     "Train, val and test folders of classes, below the folder or its images/; or the folder itself as training data."
@@ -478,7 +481,7 @@ def find_splits(root:Path, # the data folder
         if class_folders(base): return dict(train=base)
     return {}
 
-# %% ../nbs/02_data.ipynb #be790513
+# %% ../nbs/02_data.ipynb #b6566a0b
 class Drawn(NamedTuple):
     "One box as an annotation tool wrote it."
     box: tuple # x0 y0 x1 y1 in pixels
@@ -486,7 +489,7 @@ class Drawn(NamedTuple):
     size: tuple|None # (width, height) of the picture, if the file says
     where: str # file and line
 
-# %% ../nbs/02_data.ipynb #b6566a0b
+# %% ../nbs/02_data.ipynb #622ffdcd
 class VocReader:
     "Collects the objects of one VOC file."
     def __init__(self, path): self.path, self.stack, self.text, self.value, self.line, self.size, self.found = path, [], [], {}, {}, {}, []
@@ -505,9 +508,10 @@ class VocReader:
         "Document types are not needed here."
         raise ValueError("document types are not allowed")
 
+# %% ../nbs/02_data.ipynb #3884fce9
 VOC_KEYS = ("xmin", "ymin", "xmax", "ymax")
 
-# %% ../nbs/02_data.ipynb #28764b29
+# %% ../nbs/02_data.ipynb #0d7747b0
 def read_voc(path:str|Path, # an XML file
              whole:bool=True, # refuse a file with a box that has no area, instead of keeping it
             )->list[Drawn]:
@@ -530,7 +534,7 @@ def read_voc(path:str|Path, # an XML file
         out.append(Drawn(box, value.get("name"), size, f"{path}, line {line['xmin']}"))
     return out
 
-# %% ../nbs/02_data.ipynb #0d7747b0
+# %% ../nbs/02_data.ipynb #4c43ba7d
 def parse_yolo(text:str, # "0 0.5 0.5 0.2 0.4", one line
                size, # (width, height) of the picture
               )->tuple[int, tuple]: # class number; x0 y0 x1 y1 in pixels
@@ -543,6 +547,7 @@ def parse_yolo(text:str, # "0 0.5 0.5 0.2 0.4", one line
             v[1::2].max()]
     return parse_int(number), parse_corners(" ".join(repr(float(b * s)) for b, s in zip(box, [*size, *size])))
 
+# %% ../nbs/02_data.ipynb #2c27d1e1
 def read_yolo(path:str|Path, # a text file
               size, # (width, height) of the picture
               labels:list|None=None, # class names of the annotation; None: unknown
@@ -558,7 +563,7 @@ def read_yolo(path:str|Path, # a text file
         out.append(Drawn(box, labels[k] if labels else None, None, f"{path}, line {n}"))
     return out
 
-# %% ../nbs/02_data.ipynb #4c43ba7d
+# %% ../nbs/02_data.ipynb #b20c01c1
 def yolo_names(root:Path, # the data folder
               )->list[str]|None: # None: no such file
     "Class names for YOLO files, from classes.txt, obj.names or data.yaml. Raises `DataError`."
@@ -571,7 +576,7 @@ def yolo_names(root:Path, # the data folder
             raise DataError(f"{file} has no readable list `names` ({type(e).__name__}); mend it") from None
         return [str(v) for v in (names.values() if isinstance(names, dict) else names or [])]
 
-# %% ../nbs/02_data.ipynb #d4022d0d
+# %% ../nbs/02_data.ipynb #f813562c
 def entry_line(text:str, # a JSON file
                key:str, # a list at the top level
                i:int, # which entry of it
@@ -586,6 +591,7 @@ def entry_line(text:str, # a JSON file
     except (ValueError, TypeError): return 1
     return text.count("\n", 0, at) + 1
 
+# %% ../nbs/02_data.ipynb #4ca7471b
 def read_coco(path:str|Path, # a JSON file
              )->dict[str, list[Drawn]]: # file name as written there -> boxes (possibly none)
     "The boxes of a COCO file; crowd regions are left out. Raises `DataError` naming file and line or entry."
@@ -607,14 +613,18 @@ def read_coco(path:str|Path, # a JSON file
         raise DataError(f"{path}, line {entry_line(text, *where)}: {where[0]}[{where[1]}]: {why}; export it again") from None
     return out
 
+# %% ../nbs/02_data.ipynb #ce0843c8
 def _coco_size(im): return parse_size(f"{im['width']} {im['height']}") if im.get("width") and im.get("height") else None
+
+# %% ../nbs/02_data.ipynb #27e443b9
 def _coco_box(a, images, labels, out, where):
     (name, size), (x, y, w, h) = images[a["image_id"]], (float(v) for v in a["bbox"])
     out[name].append(Drawn(parse_corners(f"{x!r} {y!r} {x + w!r} {y + h!r}"), labels[a["category_id"]], size, where))
 
-# %% ../nbs/02_data.ipynb #bff6e020
+# %% ../nbs/02_data.ipynb #21a265ac
 KINDS = ("auto", "none", "voc", "coco", "yolo", "cub") # of boxes
 
+# %% ../nbs/02_data.ipynb #24b00eed
 def check_choice(what:str, # what is being chosen
                  value, # what was asked for
                  valid, # what there is
@@ -622,6 +632,7 @@ def check_choice(what:str, # what is being chosen
     "Raise `ConfigError` naming the nearest valid value, unless `value` is one."
     if value not in valid: raise ConfigError(f"{what} is {value!r}; did you mean {nearest(value, valid) or valid[0]!r}? Valid: {', '.join(valid)}")
 
+# %% ../nbs/02_data.ipynb #1ea0b6cb
 class Tree(NamedTuple):
     "What lies in a data folder, by kind."
     voc: dict # stem -> XML files
@@ -629,6 +640,7 @@ class Tree(NamedTuple):
     coco: list # JSON files with images and annotations
     cub: bool # images.txt and bounding_boxes.txt
 
+# %% ../nbs/02_data.ipynb #ab9f9505
 def look_around(root:Path, # the data folder
                 stems:set, # names of the pictures, without ending
                )->Tree:
@@ -644,7 +656,7 @@ def look_around(root:Path, # the data folder
                     "synth.json") and b'"annotations"' in (folder/f).read_bytes(): tree.coco.append(folder/f)
     return tree
 
-# %% ../nbs/02_data.ipynb #f813562c
+# %% ../nbs/02_data.ipynb #b39864e0
 def choose_kind(root:Path, # the data folder, for the message
                 tree:Tree, # what lies there
                 kind:str="auto", # one of `KINDS`
@@ -656,6 +668,7 @@ def choose_kind(root:Path, # the data folder, for the message
     if kind not in ("auto", "none", *there): raise ConfigError(f"{root} has no boxes as {kind}; there are: {', '.join(there) or 'none'}")
     return (there or ["none"])[0] if kind == "auto" else kind
 
+# %% ../nbs/02_data.ipynb #23c7d84f
 def own_file(path:Path, # a picture
              files:list[Path], # annotation files of its name
             )->Path|None: # the one that belongs to it
@@ -665,7 +678,7 @@ def own_file(path:Path, # a picture
     if len(best) > 1 and agree(best[-1]) == agree(best[-2]): raise DataError(f"{best[-1]} and {best[-2]} both could belong to {path}; delete one")
     return best[-1] if best else None
 
-# %% ../nbs/02_data.ipynb #27e443b9
+# %% ../nbs/02_data.ipynb #7fc8040d
 def plain_name(text:str)->str: # "017.Northern Cardinal" -> "northern_cardinal"
     "A class name without number, case and blanks, to compare names from two sources."
     return re.sub(r"^\d+\.", "", text.strip()).casefold().replace(" ", "_")
@@ -677,7 +690,7 @@ def own_boxes(drawn:list[Drawn], # of one picture
     "The boxes of a picture's own class, or without a class of this data set."
     return [d for d in drawn if d.label is None or plain_name(d.label) == plain_name(name) or plain_name(d.label) not in known]
 
-# %% ../nbs/02_data.ipynb #df3826e8
+# %% ../nbs/02_data.ipynb #c8418242
 def coco_tables(files:list[Path], # COCO files
                 names:list[str], # the pictures' paths below the data folder
                )->dict[str, list[Drawn]]: # path -> boxes
@@ -693,6 +706,7 @@ def coco_tables(files:list[Path], # COCO files
     if not out: raise DataError(f"{files[0]}: no file_name is one of the {len(names)} pictures; write the paths below the data folder into file_name")
     return out
 
+# %% ../nbs/02_data.ipynb #afd30364
 def cub_tables(root:Path, # folder with images.txt and bounding_boxes.txt
               )->dict[str, list[Drawn]]: # path below the folder -> boxes
     "Boxes from CUB's two lists. Raises `DataError`."
@@ -702,7 +716,7 @@ def cub_tables(root:Path, # folder with images.txt and bounding_boxes.txt
     return {images[i].value: [Drawn((x, y, x + w, y + h), None, None, f"{root/'bounding_boxes.txt'}, line {n}")] for i, ((x, y, w, h),
             n) in boxes.items()}
 
-# %% ../nbs/02_data.ipynb #21a265ac
+# %% ../nbs/02_data.ipynb #198b4519
 def box_source(root:Path, # the data folder
                names:list[str], # the pictures' paths below it
                kind:str="auto", # one of `KINDS`
@@ -718,7 +732,7 @@ def box_source(root:Path, # the data folder
     table = coco_tables(tree.coco, names) if kind == "coco" else cub_tables(root)
     return lambda name, size: table.get(name) or table.get(name.removeprefix("images/")) or []
 
-# %% ../nbs/02_data.ipynb #24b00eed
+# %% ../nbs/02_data.ipynb #68e444ec
 def folder_record(root:Path, # the data folder
                   name:str, # path below it
                   label:int, # 0 ... K-1
@@ -737,7 +751,7 @@ def folder_record(root:Path, # the data folder
         out.append(cut); worst = max(worst, beyond)
     return Record(name, str(root/name), label, np.array(out).reshape(-1, 4), size, id=id, clipped=worst > 1, upright=True)
 
-# %% ../nbs/02_data.ipynb #1ea0b6cb
+# %% ../nbs/02_data.ipynb #00745e80
 def load_folder(root:str|Path, # folder with a folder for each class, or train/ val/ test/ of such
                 boxes_from:str="auto", # where the boxes come from: one of `KINDS`
                )->tuple[dict[str, list[Record]], list[str]]: # split -> records; class names
@@ -758,7 +772,7 @@ def load_folder(root:str|Path, # folder with a folder for each class, or train/ 
     warn_clipped(root, [r for records in parts.values() for r in records])
     return parts, names
 
-# %% ../nbs/02_data.ipynb #7fe195f3
+# %% ../nbs/02_data.ipynb #4f957797
 def ilsvrc_boxes(xyxy, # [n, 4] x0 y0 x1 y1 in pixels of the file
                  size, # (width, height) of the file
                  out:int=224, # side of the network's input
@@ -775,7 +789,7 @@ def cub_boxes(xywh, # [n, 4] left, top, width, height in pixels of the file
     v = np.trunc(np.asarray(xywh, dtype=np.float64).reshape(-1, 4))
     return ilsvrc_boxes(np.concatenate([v[:, :2], v[:, :2] + v[:, 2:]], 1), size, out)
 
-# %% ../nbs/02_data.ipynb #fe6db40b
+# %% ../nbs/02_data.ipynb #7b4436b2
 def draw_lots(record:Record, # one picture
               seed:int, # of the split
              )->bytes: # 16 bytes that look random
@@ -788,7 +802,7 @@ def val_quota(n:int, # training images of a class
     "At most a quarter of the class, but one if it has two images."
     return min(per_class, max(n // 4, int(n >= 2)))
 
-# %% ../nbs/02_data.ipynb #1f720a5c
+# %% ../nbs/02_data.ipynb #a10288c7
 def split_val(records:list, # training records
               per_class:int=5, # validation images of each class (fewer for a small class)
               seed:int=0, # another seed draws other images
@@ -800,12 +814,12 @@ def split_val(records:list, # training records
     val = {r.name for c in members.values() for r in sorted(c, key=first)[:val_quota(len(c), per_class)]}
     return [r for r in records if r.name not in val], [r for r in records if r.name in val]
 
-# %% ../nbs/02_data.ipynb #b242c5c5
+# %% ../nbs/02_data.ipynb #3a898cf1
 SPLITS, LAYOUTS = ("train", "val", "test"), ("auto", "cub", "metadata", "folder")
 LOOKED_FOR = (f"CUB's lists ({', '.join(CUB_LISTS)}), lists by path (metadata/train/image_ids.txt), "
               "a folder of pictures for each class (train/CLASS/a.jpg or CLASS/a.jpg)")
 
-# %% ../nbs/02_data.ipynb #6fc37fae
+# %% ../nbs/02_data.ipynb #a83109f5
 def find_layout(root:str|Path, # the data folder
                )->str: # its layout: "cub", "metadata" or "folder"
     "Which layout a folder has. Raises `DataError` listing what was looked for."
@@ -822,7 +836,7 @@ def find_layout(root:str|Path, # the data folder
     below = below or next((d for d in inside if find_splits(d)), None)
     raise DataError(f"{root} fits no layout; looked for {LOOKED_FOR}; " + (f"did you mean {below}?" if below else "see the chapter on data"))
 
-# %% ../nbs/02_data.ipynb #7b4436b2
+# %% ../nbs/02_data.ipynb #aa1ef8e2
 def open_parts(root:str|Path, # the data folder
                layout:str="auto", # how it is laid out
                boxes_from:str="auto", # class folders: where the boxes come from
@@ -843,6 +857,7 @@ def open_parts(root:str|Path, # the data folder
     names = [line.value for line in choose_classes(root, {k: Line(n, k) for k, n in enumerate(every)}, classes).values()]
     return {s: keep_classes(r, every, names) for s, r in parts.items()}, names
 
+# %% ../nbs/02_data.ipynb #d50e9d06
 def keep_classes(records:list, # with labels that count in `every`
                  every:list[str], # all class names
                  names:list[str], # the ones to keep, in the same order
@@ -854,7 +869,7 @@ def keep_classes(records:list, # with labels that count in `every`
     for r in kept: r.label = new[r.label]
     return kept
 
-# %% ../nbs/02_data.ipynb #a10288c7
+# %% ../nbs/02_data.ipynb #f7412a2e
 def few_of_each(records:list, # of one split
                 per_class:int|None, # pictures of each class at most; None or 0: all
                 seed:int=0, # which ones
@@ -867,6 +882,7 @@ def few_of_each(records:list, # of one split
         if seen[r.label] <= per_class: keep.add(r.name)
     return [r for r in records if r.name in keep]
 
+# %% ../nbs/02_data.ipynb #c45b28ff
 def measurable(root, records:list, # a split that boxes are measured on
               )->list[Record]: # those with boxes, or all if none has any
     "Leave out pictures without boxes where others have some, and say so."
@@ -877,7 +893,7 @@ def measurable(root, records:list, # a split that boxes are measured on
             f"{next(r.name for r in records if not len(r.boxes))}", stacklevel=3)
     return with_boxes
 
-# %% ../nbs/02_data.ipynb #b5f5418b
+# %% ../nbs/02_data.ipynb #1bb59b05
 def open_split(root:str|Path, # the data folder
                split:str, # "train" (without val), "val" or "test"
                val_per_class:int=5, # images per class carved from train, where there is no val set
@@ -896,7 +912,7 @@ def open_split(root:str|Path, # the data folder
     if not records: raise DataError(f"the {split} split of {root} is empty; {mend}")
     return records if split == "train" else measurable(root, records), names
 
-# %% ../nbs/02_data.ipynb #a83109f5
+# %% ../nbs/02_data.ipynb #1950094e
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225) # of ImageNet, as the released weights expect
 
 def squeeze(size:int, # side of the square, in pixels
@@ -908,13 +924,14 @@ def tensor_steps()->list: # two transforms
     "PIL to a tensor [3, H, W] in [0, 1]; then ImageNet's mean and deviation taken out."
     return [T.ToTensor(), T.Normalize(MEAN, STD)]
 
-# %% ../nbs/02_data.ipynb #3ffa31f3
+# %% ../nbs/02_data.ipynb #1a8f0237
 def planes(a, # picture: PIL, or uint8 [H, W, 3] in any memory order
           )->list: # three arrays [H, W]
     "The colour planes of a picture, each in one piece of memory."
     a = np.asarray(a)
     return list(cv2.split(a)) if a.flags.c_contiguous else [np.ascontiguousarray(a[..., k]) for k in range(3)]
 
+# %% ../nbs/02_data.ipynb #bde59f7a
 class Normalize(torch.nn.Module):
     "A picture, PIL or uint8 [H, W, 3], to the normalised tensor [3, H, W]: the same bits as `tensor_steps`, by table."
     def __init__(self,
@@ -930,7 +947,7 @@ class Normalize(torch.nn.Module):
         for k, part in enumerate(parts): cv2.LUT(part, self.table[k], dst=out[k])
         return torch.from_numpy(out)
 
-# %% ../nbs/02_data.ipynb #aa1ef8e2
+# %% ../nbs/02_data.ipynb #cf93873f
 def eval_transform(size:int=224, # side of the network's input
                   )->T.Compose: # PIL -> [3, size, size]
     "The test transform: the whole picture, squeezed to a square, normalised."
@@ -942,7 +959,7 @@ def to_picture(x:torch.Tensor, # [..., 3, H, W] normalised
     x = x.detach().cpu().movedim(-3, -1) * torch.tensor(STD) + torch.tensor(MEAN)
     return (x.clamp(0, 1) * 255).round().byte().numpy()
 
-# %% ../nbs/02_data.ipynb #f2406443
+# %% ../nbs/02_data.ipynb #edcd3149
 def posterize(img:Image.Image, # RGB
               bits:int, # of each colour value to keep
               **_):
@@ -957,7 +974,7 @@ def guard_posterize(transform:T.Compose, # made by timm
         if op.name.startswith("Posterize"): op.aug_fn = posterize
     return transform
 
-# %% ../nbs/02_data.ipynb #62ab82a7
+# %% ../nbs/02_data.ipynb #244f3abe
 def resize_array(a:np.ndarray, # [h, w, 3] uint8
                  size:tuple[int, int], # (width, height)
                  filter:str="bilinear", # or "bicubic"
@@ -967,7 +984,7 @@ def resize_array(a:np.ndarray, # [h, w, 3] uint8
     x = torch.nn.functional.interpolate(x, size[::-1], mode=filter, antialias=True, align_corners=False)
     return x[0].permute(1, 2, 0).numpy() # a view: the planes lie one after the other
 
-# %% ../nbs/02_data.ipynb #c865993d
+# %% ../nbs/02_data.ipynb #0acfc0e5
 def reduction(box, # x0 y0 x1 y1: the part that is needed, in pixels of the file
               out:tuple[int, int], # (width, height) that it will be resized to
              )->int: # 1, 2, 4 or 8
@@ -975,7 +992,7 @@ def reduction(box, # x0 y0 x1 y1: the part that is needed, in pixels of the file
     room = min((box[2] - box[0]) / out[0], (box[3] - box[1]) / out[1])
     return max(k for k in (1, 2, 4, 8) if k == 1 or k <= room)
 
-# %% ../nbs/02_data.ipynb #cf93873f
+# %% ../nbs/02_data.ipynb #743e15f2
 class Region(torch.nn.Module):
     "First step of a recipe: a part of the picture (here all of it), resized."
     def __init__(self,
@@ -994,7 +1011,7 @@ class Region(torch.nn.Module):
         part = a[y0:max(y1, y0 + 1), x0:max(x1, x0 + 1)]
         return part if part.shape[1::-1] == tuple(self.out) else resize_array(part, self.out, self.filter)
 
-# %% ../nbs/02_data.ipynb #4fbec190
+# %% ../nbs/02_data.ipynb #d12c6f41
 def stand_in(size)->torch.Tensor: # [1, height, width], without memory
     "Something of a picture's size, for functions that draw a crop."
     return torch.empty(1, 1, 1).expand(1, size[1], size[0])
@@ -1009,7 +1026,7 @@ class RandomRegion(Region):
         top, left, h, w = self.params(stand_in(size), self.scale, (3/4, 4/3))
         return left, top, left + w, top + h
 
-# %% ../nbs/02_data.ipynb #6f0a3c7e
+# %% ../nbs/02_data.ipynb #491c7a13
 class Recipe(T.Compose):
     "A training recipe: a `Region` first, then steps from uint8 [H, W, 3] to the tensor. Takes PIL pictures, or reads files no larger than needed."
     def __call__(self, img):
@@ -1024,7 +1041,7 @@ class Recipe(T.Compose):
         for t in steps: x = t(x)
         return x
 
-# %% ../nbs/02_data.ipynb #7b1487bb
+# %% ../nbs/02_data.ipynb #601fcc1c
 class Flip(torch.nn.Module):
     "Mirror an array [H, W, 3] with probability 1/2."
     def forward(self, a): "The array, mirrored or not."; return a[:, ::-1] if torch.rand(1) < .5 else a
@@ -1042,7 +1059,7 @@ class OnPicture(torch.nn.Module):
     def __init__(self, step): super().__init__(); self.step = step
     def forward(self, a): "The array after the step."; return np.asarray(self.step(Image.fromarray(cv2.merge(planes(a)))))
 
-# %% ../nbs/02_data.ipynb #7e9493e4
+# %% ../nbs/02_data.ipynb #ecfd9eac
 def warp(img:Image.Image, # RGB
          matrix, # six numbers as Pillow's AFFINE has them: output pixels to input pixels
          fillcolor=(0, 0, 0), # outside
@@ -1055,6 +1072,7 @@ def warp(img:Image.Image, # RGB
     out = cv2.warpAffine(np.asarray(img), m, img.size, flags=cv2.WARP_INVERSE_MAP | kernel, borderMode=cv2.BORDER_CONSTANT, borderValue=fillcolor)
     return Image.fromarray(out)
 
+# %% ../nbs/02_data.ipynb #2a5eec38
 def rotation(size, # (width, height)
              degrees:float, # counterclockwise
             )->tuple: # six numbers
@@ -1062,11 +1080,22 @@ def rotation(size, # (width, height)
     c, s, (x, y) = np.cos(np.radians(degrees)), np.sin(np.radians(degrees)), (size[0] / 2, size[1] / 2)
     return c, -s, x - c * x + s * y, s, c, y - s * x - c * y
 
+# %% ../nbs/02_data.ipynb #e369186a
 def warp_rotate(img, degrees, **kw): "timm's rotate."; return warp(img, rotation(img.size, degrees), **kw)
+
+# %% ../nbs/02_data.ipynb #22f085ea
 def warp_shear_x(img, v, **kw): "timm's shear_x."; return warp(img, (1, v, 0, 0, 1, 0), **kw)
+
+# %% ../nbs/02_data.ipynb #1475c940
 def warp_shear_y(img, v, **kw): "timm's shear_y."; return warp(img, (1, 0, 0, v, 1, 0), **kw)
+
+# %% ../nbs/02_data.ipynb #ba79833f
 def warp_shift_x(img, v, **kw): "timm's translate_x_rel."; return warp(img, (1, 0, v * img.size[0], 0, 1, 0), **kw)
+
+# %% ../nbs/02_data.ipynb #09fe6352
 def warp_shift_y(img, v, **kw): "timm's translate_y_rel."; return warp(img, (1, 0, 0, 0, 1, v * img.size[1]), **kw)
+
+# %% ../nbs/02_data.ipynb #bb472394
 def sharpen(img, v, **_):
     "timm's sharpness: between (or beyond) the picture and its 3 x 3 mean, to within 1 of 255."
     a = np.asarray(img)
@@ -1074,9 +1103,10 @@ def sharpen(img, v, **_):
     smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1] = a[0], a[-1], a[:, 0], a[:, -1] # Pillow leaves the border alone
     return Image.fromarray(cv2.addWeighted(a, v, smooth, 1 - v, 0))
 
+# %% ../nbs/02_data.ipynb #cbc87314
 WARPS = dict(Rotate=warp_rotate, ShearX=warp_shear_x, ShearY=warp_shear_y, TranslateXRel=warp_shift_x, TranslateYRel=warp_shift_y)
 
-# %% ../nbs/02_data.ipynb #2e410c62
+# %% ../nbs/02_data.ipynb #0f552c17
 def cub_transform(size:int)->Recipe:
     "The released CUB recipe: timm's DeiT augmentation with RandAugment and random erasing."
     timms = guard_posterize(create_transform(size, is_training=True, color_jitter=0.4, auto_augment="rand-m9-mstd0.5-inc1",
@@ -1089,7 +1119,7 @@ def ilsvrc_transform(size:int)->Recipe:
     "The released ILSVRC recipe: squeeze to 8/7 of the size (256 for 224), random crop, flip."
     return Recipe([Region((size * 8 // 7,) * 2), Crop(size), Flip(), Normalize()])
 
-# %% ../nbs/02_data.ipynb #743e15f2
+# %% ../nbs/02_data.ipynb #47ceab64
 class Tint(torch.nn.Module):
     "Multiply a picture [3, H, W] in [0, 1] by a random brightness, and each colour by a factor of its own."
     def __init__(self,
@@ -1102,7 +1132,7 @@ class Tint(torch.nn.Module):
         light, colour = 1 + self.amount * (2 * torch.rand(1) - 1), 1 + self.amount * (torch.rand(3, 1, 1) - 0.5)
         return (x * (light * colour)).clamp_(0, 1)
 
-# %% ../nbs/02_data.ipynb #d12c6f41
+# %% ../nbs/02_data.ipynb #b1ddc6b5
 def light_transform(size:int)->Recipe:
     "Cheap, for drawn pictures and short runs: one resize does the cropping, then a flip and a change of light."
     return Recipe([RandomRegion((size, size), "bilinear", T.RandomResizedCrop.get_params, (0.4, 1)), Flip(), Normalize(False), Tint(),
@@ -1117,7 +1147,7 @@ def train_transform(size:int=224, # side of the network's input
     check_choice("recipe", recipe, list(RECIPES))
     return RECIPES[recipe](size)
 
-# %% ../nbs/02_data.ipynb #2a5eec38
+# %% ../nbs/02_data.ipynb #74f9f296
 class Draw(NamedTuple):
     "Which drawing of which picture: the key that a training loader asks a data set for."
     seed: int
@@ -1135,7 +1165,7 @@ def seeded(*key, # whole numbers >= 0
     finally:
         if before: random.setstate(before[0]), np.random.set_state(before[1]), torch.default_generator.set_state(before[2])
 
-# %% ../nbs/02_data.ipynb #09fe6352
+# %% ../nbs/02_data.ipynb #814086ac
 class WSOLDataset(Dataset):
     "Pictures with labels for training, and boxes and masks for the measure only."
     def __init__(self,
@@ -1153,10 +1183,11 @@ class WSOLDataset(Dataset):
 
     def __len__(self): return len(self.records)
 
-# %% ../nbs/02_data.ipynb #cbc87314
+# %% ../nbs/02_data.ipynb #99dd2083
 JPEG_BEGIN, JPEG_END, SMALLER = b"\xff\xd8", b"\xff\xd9", {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
         8: cv2.IMREAD_REDUCED_COLOR_8}
 
+# %% ../nbs/02_data.ipynb #f68dc501
 def jpeg_header(data:bytes, # a JPEG file
                )->tuple[int, int, int]: # width, height, colours (1 grey, 3 colour, 4 CMYK); zeros if it is not plain
     "What the frame header of a JPEG says, without a decoder."
@@ -1166,6 +1197,7 @@ def jpeg_header(data:bytes, # a JPEG file
         i += 2 + int.from_bytes(data[i + 2:i + 4])
     return 0, 0, 0
 
+# %% ../nbs/02_data.ipynb #d3925500
 def read_pixels(path:str|Path, # the file
                 size=None, # (width, height) it must have, if known
                 upright:bool=False, # turn it as its EXIF note says
@@ -1181,7 +1213,7 @@ def read_pixels(path:str|Path, # the file
             if a is not None and (k > 1 or a.shape[1::-1] == (w, h)): return cv2.cvtColor(a, cv2.COLOR_BGR2RGB)
     return np.asarray(open_image(path, size, upright=upright, data=data))
 
-# %% ../nbs/02_data.ipynb #0f552c17
+# %% ../nbs/02_data.ipynb #11850375
 @patch
 def pixels(self:WSOLDataset,
            i:int, # position
@@ -1198,6 +1230,7 @@ def pixels(self:WSOLDataset,
         return region.cut(a, (0, 0, *r.size), r.size) if whole else a
     return kept(self.cache, r.path, f"{whole}-{k}-{region.out}", make)
 
+# %% ../nbs/02_data.ipynb #de822ff1
 def kept(folder:Path, # the cache
          path:str, # the picture's file
          kind:str, # how it was decoded
@@ -1215,7 +1248,7 @@ def kept(folder:Path, # the cache
     except OSError as e: raise DataError(f"the cache {folder} cannot be written ({e}); make room, or train without cache") from None
     return a
 
-# %% ../nbs/02_data.ipynb #d1d2ba4b
+# %% ../nbs/02_data.ipynb #8007bae6
 @patch
 def picture(self:WSOLDataset,
             i:int, # position in the data set
@@ -1224,6 +1257,7 @@ def picture(self:WSOLDataset,
     r = self.records[i]
     return open_image(r.path, r.size, upright=r.upright)
 
+# %% ../nbs/02_data.ipynb #3ef7d2ad
 @patch
 def __getitem__(self:WSOLDataset,
                 key:int|Draw, # a position, or which drawing of which position
@@ -1236,7 +1270,7 @@ def __getitem__(self:WSOLDataset,
         image = self.transform.read(self.records[i].size, partial(self.pixels, i)) if quick else self.transform(img)
     return dict(image=image, label=self.records[i].label, index=i)
 
-# %% ../nbs/02_data.ipynb #68fc0b56
+# %% ../nbs/02_data.ipynb #a2cbb6db
 @patch
 def raw(self:WSOLDataset,
         i:int, # position
@@ -1254,7 +1288,7 @@ def boxes(self:WSOLDataset,
     written = r.xywh if r.xywh is not None else np.concatenate([r.boxes[:, :2], r.boxes[:, 2:] - r.boxes[:, :2]], 1)
     return cub_boxes(written, r.size, self.size)
 
-# %% ../nbs/02_data.ipynb #030dc4a1
+# %% ../nbs/02_data.ipynb #7d03bb0c
 @patch
 def mask(self:WSOLDataset,
          i:int, # position
@@ -1264,18 +1298,20 @@ def mask(self:WSOLDataset,
     if r.mask is None: return None
     return np.asarray(open_image(r.mask, r.size, "L").resize((self.size, self.size), Image.NEAREST)) >= 128
 
+# %% ../nbs/02_data.ipynb #f79b3f96
 @patch(as_prop=True)
 def has_boxes(self:WSOLDataset)->bool: # True: every picture has a box
     "Can boxes be measured on this data set?"
     return bool(self.records) and all(len(r.boxes) for r in self.records)
 
+# %% ../nbs/02_data.ipynb #d0f486e2
 @patch(as_prop=True)
 def dials(self:WSOLDataset)->dict|None: # dial -> [n] float
     "SynthBirds' dials for all pictures, or None."
     if not self.records or any(r.dials is None for r in self.records): return None
     return {k: np.array([r.dials[k] for r in self.records]) for k in self.records[0].dials}
 
-# %% ../nbs/02_data.ipynb #6f3c132b
+# %% ../nbs/02_data.ipynb #df571dde
 @patch(cls_method=True)
 def open(cls:WSOLDataset,
          root:str|Path, # the data folder
@@ -1291,7 +1327,7 @@ def open(cls:WSOLDataset,
     transform = train_transform(size, recipe or "cub") if split == "train" or recipe else eval_transform(size)
     return cls(records, names, transform, size, boxes, cache)
 
-# %% ../nbs/02_data.ipynb #f68dc501
+# %% ../nbs/02_data.ipynb #75007956
 class EpochSampler(Sampler):
     "The order of a training epoch, as `Draw`s: a function of (seed, epoch), whatever ran before."
     def __init__(self,
@@ -1303,6 +1339,7 @@ class EpochSampler(Sampler):
         order, start, self.start = np.random.default_rng([self.seed, self.epoch]).permutation(self.n), self.start, 0
         return iter([Draw(self.seed, self.epoch, int(i)) for i in order[start:]])
 
+# %% ../nbs/02_data.ipynb #5e63ca78
 @patch
 def set_epoch(self:EpochSampler,
               epoch:int, # counted as you like, >= 0
@@ -1312,7 +1349,7 @@ def set_epoch(self:EpochSampler,
     if start is not None or epoch != self.epoch: self.start = start or 0
     self.epoch = epoch
 
-# %% ../nbs/02_data.ipynb #e1f0bedc
+# %% ../nbs/02_data.ipynb #9315e783
 class Loader(DataLoader):
     "PyTorch's loader; `set_epoch(epoch, start_batch)` chooses what the next pass draws, and from which batch on."
     def __init__(self, *args, **kwargs): super().__init__(*args, **kwargs)
@@ -1320,11 +1357,13 @@ class Loader(DataLoader):
         "Choose the epoch of the next pass, and how many of its batches to leave out."
         if hasattr(self.sampler, "set_epoch"): self.sampler.set_epoch(epoch, start_batch * self.batch_size)
 
+# %% ../nbs/02_data.ipynb #313d7f60
 def calm_worker(_):
     "Let a worker's garbage collector leave alone what it inherited (PyTorch's other iterators complain when collected in a child); one thread each."
     gc.freeze()
     cv2.setNumThreads(0)
 
+# %% ../nbs/02_data.ipynb #fa089e89
 def make_loader(ds:WSOLDataset, # the data set
                 batch_size:int, # pictures
                 train:bool, # shuffle, and fix each item's randomness by (seed, epoch, index)
