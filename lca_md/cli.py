@@ -68,13 +68,14 @@ def released_notes(config:str, # YAML file or shipped name
 def train(config:Annotated[str, Option("--config", "--config_file", help="YAML file, or a shipped name: CUB/deit_lca_md_small_patch16_224")]="",
           param:Params=None,
           out:Annotated[str, Option(help="folder of the run")]="",
+          data:Annotated[str, Option(help="CUB, ILSVRC, SynthBirds, or a folder with a folder of images for each class (short for -p data=...)")]="",
           lr:Annotated[str, Option(help="learning rate (short for -p lr=...)")]="",
           resume:Annotated[str, Option(help="folder of a run: continue it; a weight file: start from these weights")]="",
           processes:Annotated[int, Option("--num-processes", help="processes on this machine (0: as the run that is resumed, or 1)")]=0,
           only_print:Annotated[bool, Option("--print", help="with several processes: write the script, print the command, start nothing")]=False,
           show:Annotated[bool, Option("--show", help="print the resolved settings and stop")]=False):
     "Train one configuration; val chooses epoch and threshold."
-    given = check_parameters("train", parse_pairs(param or []) | {k: v for k,v in dict(lr=lr, out=out).items() if v})
+    given = check_parameters("train", parse_pairs(param or []) | {k: v for k,v in dict(lr=lr, out=out, data=data).items() if v})
     for note in released_notes(config): typer.echo(f"note: {note}", err=True)
     cfg = train_config(config, given, resume)
     if show: return typer.echo(cfg.to_yaml().rstrip())
@@ -124,7 +125,9 @@ def _home(out, kind, resume=False):
 def _val_line(out):
     h = json.loads((out/"history.json").read_text())
     row = h["epochs"][h["best"]["epoch"] - 1]
-    return f"best epoch {row['epoch']} by val; GT-known {row['gt_known']:.1f} (gt map, threshold {row['threshold']['gt']:.2f}, val split)"
+    best, threshold = f"best epoch {row['epoch']} by val", f"threshold {row['threshold']['gt']:.2f}"
+    if "gt_known" not in row: return f"{best}; Top-1 Cls {row['top1_cls']:.1f} (val split; it has no boxes, so the {threshold} is the configuration's)"
+    return f"{best}; GT-known {row['gt_known']:.1f} (gt map, {threshold}, val split)"
 
 # %% ../nbs/33_cli.ipynb #8b21e736
 @app.command()

@@ -127,25 +127,29 @@ def measure(model, # a localizer; left in evaluation mode
             device="cpu", # where to compute
             desc:str="evaluate", # for the progress bar
             workers:int=0, # processes that load images
+           boxed:bool|None=None, # False: classification only; None: as the split has boxes or not
            )->LocalizationMetrics:
-    "Logits and maps of all images of a split, scored."
+    "Logits and maps of all images of a split, scored; only classification where pictures have no boxes."
     model.eval()
     metrics, loader = LocalizationMetrics(ds.size, keep=min(keep, len(ds.class_names))), make_loader(ds, batch_size, train=False, workers=workers)
-    bar = Progress(len(ds), desc)
+    bar, boxed = Progress(len(ds), desc), ds.has_boxes if boxed is None else boxed
     for b in loader:
         idx, out = b["index"].tolist(), model(b["image"].to(device))
-        metrics.update(out, out.logits, b["label"], [ds.boxes(i) for i in idx])
+        metrics.update(out, out.logits, b["label"], [ds.boxes(i) for i in idx] if boxed else None)
         bar.step(len(idx))
     return metrics
 
 # %% ../nbs/30_train.ipynb #a2e0eade
-def val_row(metrics:LocalizationMetrics)->dict: # numbers in percent, thresholds
+def val_row(metrics:LocalizationMetrics,
+            fixed:float|None=None, # threshold of a val split without boxes; None: it has boxes
+           )->dict: # numbers in percent, thresholds
     "GT-known, Top-1 Loc and classification on val, with the thresholds that val prefers."
+    if fixed is not None: return dict(top1_cls=metrics.classification()["top1_cls"], threshold=dict(gt=fixed, pred=fixed))
     thr = {m: metrics.choose_threshold(m) for m in ("gt", "pred")}
     got = metrics.compute(Protocol("gt", "val", thr["gt"], "val"))
     return dict(gt_known=got["gt_known"], top1_loc=got["top1_loc"], top1_cls=got["top1_cls"], mean_iou=got["mean_iou"], threshold=thr)
 
-# %% ../nbs/30_train.ipynb #0332c92b
+# %% ../nbs/30_train.ipynb #0e7461cc
 def share(n:int, # items
           rank:int, # this process, 0, 1, ...
           world:int, # processes
@@ -153,7 +157,7 @@ def share(n:int, # items
     "The part of `n` items that one of several processes takes."
     return slice(n*rank//world, n*(rank + 1)//world)
 
-# %% ../nbs/30_train.ipynb #40259f8d
+# %% ../nbs/30_train.ipynb #b71ac1e0
 class ShardSampler(Sampler):
     "What one process draws: its part of each batch of the whole run. A process without a part repeats an image, which the loss leaves out."
     def __init__(self, sampler:EpochSampler, batch_size:int, rank:int=0, world:int=1):
@@ -171,14 +175,14 @@ class ShardSampler(Sampler):
         for block in (draws[i:i + self.batch] for i in range(0, len(draws), self.batch)):
             yield from block[share(len(block), self.rank, self.world)] or block[-1:]
 
-# %% ../nbs/30_train.ipynb #bbfeb693
+# %% ../nbs/30_train.ipynb #364e2203
 def train_loader(ds:WSOLDataset, cfg:Config, rank:int=0, world:int=1)->Loader:
     "This process's loader of training batches."
     sampler = ShardSampler(EpochSampler(len(ds), cfg.seed), cfg.batch_size, rank, world)
     return Loader(ds, cfg.batch_size, sampler=sampler, num_workers=cfg.workers, pin_memory=torch.cuda.is_available(),
                   persistent_workers=cfg.workers > 0, worker_init_fn=calm_worker, generator=torch.Generator().manual_seed(0))
 
-# %% ../nbs/30_train.ipynb #35e182cb
+# %% ../nbs/30_train.ipynb #cf4d2546
 def _accelerator(cfg):
     "accelerate's object for device, precision and processes. Raises `ConfigError` if they cannot be had."
     cuda = torch.cuda.is_available() and cfg.device != "cpu"
@@ -192,7 +196,7 @@ def _accelerator(cfg):
     if not acc.is_main_process: os.environ["LCA_MD_PROGRESS"] = os.devnull
     return acc
 
-# %% ../nbs/30_train.ipynb #0b74cd24
+# %% ../nbs/30_train.ipynb #b938e88f
 class Run:
     "A training run in the folder `cfg.out`: data, model, optimizer, position, history."
     def __init__(self, cfg:Config):
@@ -208,7 +212,7 @@ class Run:
         self.epoch, self.batch, self.steps, self.seen, self.sums, self.history, self.best = 0, 0, 0, 0, {}, [], None
         self.stop, self.store = (lambda: ""), StateStore(self.folder/"states", cfg.keep_states)
 
-# %% ../nbs/30_train.ipynb #b938e88f
+# %% ../nbs/30_train.ipynb #534bdcd7
 @patch
 def make_optimizer(self:Run):
     "Optimizer by timm's rules, model and optimizer prepared by accelerate, the moving average if wanted."
@@ -221,7 +225,7 @@ def make_optimizer(self:Run):
     self.model, self.opt = acc.prepare(self.model, self.opt)
     self.net = extract_model_from_parallel(self.model, keep_fp32_wrapper=False)  # precision is chosen where the loss is computed
 
-# %% ../nbs/30_train.ipynb #0ed219af
+# %% ../nbs/30_train.ipynb #73665ba8
 @patch
 def loss(self:Run,
          b:dict, # a batch of this process
@@ -234,7 +238,7 @@ def loss(self:Run,
     out, y = gather_output(out, y)
     return dict(lca_md_loss(out, y, self.cfg.delta, self.cfg.sim_alpha), top1_train=100*(out.logits.argmax(1) == y).float().mean())
 
-# %% ../nbs/30_train.ipynb #c4d1e318
+# %% ../nbs/30_train.ipynb #96e855c5
 @patch
 def backward(self:Run,
              group:list, # batches of one optimizer step
@@ -254,7 +258,7 @@ def backward(self:Run,
         for k,v in values.items(): mean[k] = mean.get(k, 0.) + v*n/sum(sizes)
     return mean, sum(sizes)
 
-# %% ../nbs/30_train.ipynb #c6f3dde6
+# %% ../nbs/30_train.ipynb #b1aa7f6b
 @patch
 def update(self:Run)->float: # norm of the gradient, before clipping
     "Clip, step, average."
@@ -268,7 +272,7 @@ def update(self:Run)->float: # norm of the gradient, before clipping
     if self.ema: self.ema.update(self.net)
     return norm
 
-# %% ../nbs/30_train.ipynb #b1aa7f6b
+# %% ../nbs/30_train.ipynb #61e99673
 @patch
 def train_step(self:Run, group:list)->float: # loss
     "One optimizer step at the current position; the position moves on."
@@ -281,11 +285,11 @@ def train_step(self:Run, group:list)->float: # loss
     self.batch, self.steps, self.seen = self.batch + len(group), self.steps + 1, self.seen + n
     return mean["loss"]
 
-# %% ../nbs/30_train.ipynb #72065e66
+# %% ../nbs/30_train.ipynb #2eec0ec8
 class NotFinite(LcaError):
     "Training met a number that is not finite; the message says where it began, and on which images."
 
-# %% ../nbs/30_train.ipynb #2eec0ec8
+# %% ../nbs/30_train.ipynb #f441a8a0
 @patch
 def give_up(self:Run, what:str, b:dict, here:dict, start:dict):
     "Diagnose the batch `b` (dice as in `here`), save the state before the step (dice as in `start`), raise `NotFinite`."
@@ -302,7 +306,7 @@ def give_up(self:Run, what:str, b:dict, here:dict, start:dict):
     raise NotFinite(f"{where}: {what}; {verdict}; images: {some}; the state before the step is saved. Continue with other settings: "
                     f"lca-md train --resume {self.folder} -p lr={self.cfg.lr/2:g}, or -p precision=fp32, or -p clip_grad=1")
 
-# %% ../nbs/30_train.ipynb #f441a8a0
+# %% ../nbs/30_train.ipynb #35e59e9f
 @patch
 def look(self:Run, b:dict)->str: # one sentence
     "Diagnose a batch, in the precision of the run."
@@ -310,7 +314,7 @@ def look(self:Run, b:dict)->str: # one sentence
         with self.acc.autocast(): self.net(b["image"].to(self.acc.device))
     return diagnose(self.net, forward)
 
-# %% ../nbs/30_train.ipynb #35e59e9f
+# %% ../nbs/30_train.ipynb #f9df8a2e
 @patch
 def everyone(self:Run, x)->list: # one entry per process
     "What each process holds."
@@ -319,7 +323,7 @@ def everyone(self:Run, x)->list: # one entry per process
     torch.distributed.all_gather_object(out, x)
     return out
 
-# %% ../nbs/30_train.ipynb #4078aca5
+# %% ../nbs/30_train.ipynb #41a20312
 @patch
 def train_epoch(self:Run)->dict: # mean of loss terms, training top-1 in percent, images
     "The rest of the current epoch. Raises `Stopped` if the run was asked to stop."
@@ -336,7 +340,7 @@ def train_epoch(self:Run)->dict: # mean of loss terms, training top-1 in percent
         self.between_steps()
     return {**{k: v/self.seen for k,v in self.sums.items()}, "images": self.seen}
 
-# %% ../nbs/30_train.ipynb #41a20312
+# %% ../nbs/30_train.ipynb #53b6df02
 @patch
 def out_of_steps(self:Run)->bool:
     "Whether `max_steps` are used up."
@@ -352,7 +356,7 @@ def between_steps(self:Run):
     if why: raise Stopped(f"stopped ({why}) in epoch {self.epoch + 1} after step {self.steps}; the state is saved. "
                           f"Continue with: lca-md train --resume {self.folder}")
 
-# %% ../nbs/30_train.ipynb #8aea6b1a
+# %% ../nbs/30_train.ipynb #420a7d14
 @patch
 def state(self:Run)->dict:
     "Everything the next step depends on."
@@ -361,7 +365,7 @@ def state(self:Run)->dict:
                 ema=self.ema and self.ema.module.state_dict(), rng=self.everyone(rng_state()), config=self.cfg.to_dict(),
                 **{k: getattr(self, k) for k in keys})
 
-# %% ../nbs/30_train.ipynb #420a7d14
+# %% ../nbs/30_train.ipynb #e6c7eaae
 @patch
 def save(self:Run):
     "Write the state and `history.json`, whole or not at all. Raises `CheckpointError` if there is no room; earlier states stay."
@@ -372,7 +376,7 @@ def save(self:Run):
     except OSError as e: raise CheckpointError(self.store.unwritten(e)) from None
     (self.folder/"not_finite.json").unlink(missing_ok=True)
 
-# %% ../nbs/30_train.ipynb #d7d6f487
+# %% ../nbs/30_train.ipynb #5d2c9d1b
 _may_change = {"out", "resume", "epochs", "max_steps", "workers", "threads", "device", "eval_every", "save_every", "keep_states", "patience",
                "trackers"}
 _may_mend = {"lr", "precision", "clip_grad", "warmup_epochs", "schedule", "min_lr"}
@@ -385,7 +389,7 @@ def other_settings(self:Run, s:dict)->dict: # name -> (then, now)
     if s["world"] != self.world and then["batch_size"]*s["world"] == self.cfg.batch_size*self.world: fine |= {"batch_size"}
     return {k: (then.get(k), v) for k,v in now.items() if k not in fine and then.get(k) != v}
 
-# %% ../nbs/30_train.ipynb #5d2c9d1b
+# %% ../nbs/30_train.ipynb #69484a9b
 @patch
 def restore(self:Run,
             say=print, # called with warnings
@@ -407,7 +411,7 @@ def restore(self:Run,
     if self.acc.scaler and s["scaler"]: self.acc.scaler.load_state_dict(s["scaler"])
     set_rng_state(s["rng"][min(self.rank, len(s["rng"]) - 1)])
 
-# %% ../nbs/30_train.ipynb #69484a9b
+# %% ../nbs/30_train.ipynb #ac0aa5fb
 @patch
 def check_world(self:Run, s:dict, say):
     "Another number of processes may go on only with batches of the same size. Raises `CheckpointError`."
@@ -419,28 +423,39 @@ def check_world(self:Run, s:dict, say):
                               f"use {then} processes, or batch_size={images/now:g} with {now}")
     say(f"warning: saved by {then} processes, continued by {now}: equal to rounding, not bit for bit")
 
-# %% ../nbs/30_train.ipynb #2ea535db
+# %% ../nbs/30_train.ipynb #81a54f2e
 @patch
 def card(self:Run, row:dict)->dict:
     "The card of the model after an epoch."
     c, names = self.cfg, self.data["class_names"]
     return dict(arch=c.arch, num_classes=len(names), img_size=c.img_size, model_args={**c.model_args, "variant": c.variant}, class_names=names,
                 mean=MEAN, std=STD, box_rule=c.box_rule,
-                threshold=row["threshold"], threshold_rule=f"best GT-known on val ({len(self.data['val'])} images)",
-                epoch=row["epoch"], val={k: row[k] for k in ("gt_known", "top1_loc", "top1_cls", "mean_iou")}, config=c.to_dict())
+                threshold=row["threshold"], threshold_rule=self.threshold_rule(),
+                epoch=row["epoch"], val={k: row[k] for k in ("gt_known", "top1_loc", "top1_cls", "mean_iou") if k in row}, config=c.to_dict())
 
-# %% ../nbs/30_train.ipynb #81a54f2e
+# %% ../nbs/30_train.ipynb #c37b9778
+@patch(as_prop=True)
+def boxed(self:Run)->bool:
+    "Whether val has boxes to choose epoch and threshold by."
+    return self.data["val"].has_boxes
+@patch
+def threshold_rule(self:Run)->str:
+    "How the card's threshold was chosen."
+    n = len(self.data["val"])
+    return f"best GT-known on val ({n} images)" if self.boxed else f"fixed_threshold of the configuration (val's {n} images have no boxes)"
+
+# %% ../nbs/30_train.ipynb #26f26e1d
 @patch
 def keep_best(self:Run,
               row:dict, # of the epoch, with its val numbers
              ):
     "Save model and card if val says that this epoch is the best so far."
-    score = [row[self.cfg.select], row["mean_iou"]]  # equal scores: the better overlap, then the earlier epoch
+    score = [row[self.cfg.select], row["mean_iou"]] if self.boxed else [row["top1_cls"], 0.]  # equal scores: the better overlap, then the earlier epoch
     if self.best is not None and score <= self.best["score"]: return
     self.best = dict(epoch=self.epoch, score=score)
     if self.acc.is_main_process: save_checkpoint(self.measured(), self.folder/"best.safetensors", self.card(row))
 
-# %% ../nbs/30_train.ipynb #26f26e1d
+# %% ../nbs/30_train.ipynb #0adf4323
 @patch
 def measured(self:Run):
     "The model that val measures and the checkpoint holds."
@@ -452,10 +467,10 @@ def measure_val(self:Run)->dict: # as `val_row`
     if self.world > 1:
         for t in model.buffers(): torch.distributed.broadcast(t, 0)
         if len(part) >= self.world: part.records = part.records[share(len(part), self.rank, self.world)]
-    m = measure(model, part, self.cfg.batch_size, 1, self.acc.device, f"val {self.epoch}", self.cfg.workers)
-    return val_row(m.gather() if len(part) < len(self.data["val"]) else m)
+    m = measure(model, part, self.cfg.batch_size, 1, self.acc.device, f"val {self.epoch}", self.cfg.workers, self.boxed)
+    return val_row(m.gather() if len(part) < len(self.data["val"]) else m, None if self.boxed else self.cfg.fixed_threshold)
 
-# %% ../nbs/30_train.ipynb #ed8923c0
+# %% ../nbs/30_train.ipynb #13d47eb0
 @patch
 def one_epoch(self:Run)->dict: # the new row of the history
     "Train (the rest of) an epoch, measure val if it is due, keep the best, save. Raises `Stopped`."
@@ -468,14 +483,14 @@ def one_epoch(self:Run)->dict: # the new row of the history
     self.save()
     return row
 
-# %% ../nbs/30_train.ipynb #0adf4323
+# %% ../nbs/30_train.ipynb #8b70b67f
 @patch
 def finished(self:Run)->bool:
     "Whether epochs, steps or patience are used up."
-    since = sum("gt_known" in r for r in self.history if self.best and r["epoch"] > self.best["epoch"])
+    since = sum("top1_cls" in r for r in self.history if self.best and r["epoch"] > self.best["epoch"])
     return self.epoch >= self.cfg.epochs or self.out_of_steps() or bool(self.cfg.patience and since >= self.cfg.patience)
 
-# %% ../nbs/30_train.ipynb #4c7eb4f0
+# %% ../nbs/30_train.ipynb #9f7924fb
 def environment()->dict: # plain values
     "Versions, machine and code revision of this process."
     def git(*args): return subprocess.run(["git", *args], cwd=Path(lca_md.__file__).parent, capture_output=True, text=True).stdout.strip()
@@ -486,7 +501,7 @@ def environment()->dict: # plain values
     return dict(lca_md=lca_md.__version__, revision=revision, python=sys.version.split()[0], platform=platform.platform(),
                 cpus=os.cpu_count(), threads=torch.get_num_threads(), gpus=gpus, **{k: metadata.version(k) for k in libs})
 
-# %% ../nbs/30_train.ipynb #931f0577
+# %% ../nbs/30_train.ipynb #48beb3bf
 def fit(cfg:Config, # everything
         log=print, # called with one line per epoch; None: silent
        )->Run: # the finished run; its folder holds config.yaml, environment.json, best.safetensors (+ .json), states/, history.json, tb/
@@ -506,7 +521,7 @@ def fit(cfg:Config, # everything
             if not run.finished(): run.between_steps()
     return run
 
-# %% ../nbs/30_train.ipynb #f0e32e63
+# %% ../nbs/30_train.ipynb #43b441fa
 @patch
 def teller(self:Run, log):
     "A `log` that speaks on one process only, and also in the terminal of whoever started the notebook."
@@ -517,7 +532,7 @@ def teller(self:Run, log):
             with open(file, "a") as f: f.write(json.dumps(dict(line=line)) + "\n")
     return tell
 
-# %% ../nbs/30_train.ipynb #48beb3bf
+# %% ../nbs/30_train.ipynb #1d3a5cc8
 @patch
 @contextmanager
 def record(self:Run):
@@ -537,21 +552,21 @@ def record(self:Run):
         yield note
     for t in self.acc.trackers: t.finish()
 
-# %% ../nbs/30_train.ipynb #43b441fa
+# %% ../nbs/30_train.ipynb #5ee443c6
 def epoch_line(row:dict)->str: # one line of the log
     "An epoch in one line."
     val = f"; val GT-known {row['gt_known']:.1f}, Top-1 Loc {row['top1_loc']:.1f}, Cls {row['top1_cls']:.1f}" if "gt_known" in row else ""
+    if "top1_cls" in row and not val: val = f"; val Top-1 Cls {row['top1_cls']:.1f} (val has no boxes)"
     return f"epoch {row['epoch']}: loss {row['loss']:.3f}, train top-1 {row['top1_train']:.1f}{val}"
 
-# %% ../nbs/30_train.ipynb #e48054ad
+# %% ../nbs/30_train.ipynb #46d01ff5
 import hashlib, shutil
-from copy import copy
 from zipfile import BadZipFile
 
 from .core import DataError
 from .metrics import THRESHOLDS, MapFolder, pick_maps
 
-# %% ../nbs/30_train.ipynb #c077cffc
+# %% ../nbs/30_train.ipynb #6b65bb45
 @dataclass
 class EvalConfig(Settings):
     "Settings of an evaluation."
@@ -573,7 +588,7 @@ class EvalConfig(Settings):
     workers:int = setting(0, "processes that load images")
     threads:int = setting(0, "CPU threads (0: PyTorch's choice)")
 
-# %% ../nbs/30_train.ipynb #6b65bb45
+# %% ../nbs/30_train.ipynb #b590260c
 def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     "Model and split of an evaluation. Raises `CheckpointError` if data and model disagree about the classes."
     from lca_md.models import from_card
@@ -586,7 +601,7 @@ def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     device = torch.device("cuda" if cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available()) else "cpu")
     return model.to(device), card, WSOLDataset(records, names, eval_transform(card["img_size"]), card["img_size"], card["box_rule"]), device
 
-# %% ../nbs/30_train.ipynb #b590260c
+# %% ../nbs/30_train.ipynb #ecc1963f
 def model_source(model, # a localizer
                  device, batch_size:int, workers:int=0): # -> source of maps
     "The maps of a model, computed when they are asked for."
@@ -597,7 +612,7 @@ def model_source(model, # a localizer
             yield b["index"].tolist(), out, out.logits
     return batches
 
-# %% ../nbs/30_train.ipynb #bc9b9bf5
+# %% ../nbs/30_train.ipynb #06bd2f3d
 def folder_source(folder:MapFolder, batch_size:int, logits:dict|None=None): # logits: image name without suffix -> [K]; -> source of maps
     "The maps of a folder, opened when they are asked for."
     def batches(ds):
@@ -607,7 +622,7 @@ def folder_source(folder:MapFolder, batch_size:int, logits:dict|None=None): # lo
             yield idx, folder.batch(names), None if logits is None else np.stack([logits[_bare(n)] for n in names])
     return batches
 
-# %% ../nbs/30_train.ipynb #ecc1963f
+# %% ../nbs/30_train.ipynb #0e6d4372
 def _bare(name): return Path(name).with_suffix("").as_posix()
 def read_logits(path:str, # .npz with names [N] (text) and logits [N, K]
                )->dict|None: # name without suffix -> [K]; None without a path
@@ -620,7 +635,7 @@ def read_logits(path:str, # .npz with names [N] (text) and logits [N, K]
     if logits.ndim != 2 or len(names) != len(logits): raise DataError(f"{path}: {len(names)} names for logits of shape {logits.shape}")
     return {_bare(str(n)): row for n, row in zip(names, logits)}
 
-# %% ../nbs/30_train.ipynb #0e6d4372
+# %% ../nbs/30_train.ipynb #56de955c
 def score_parts(source, # source of maps
                 ds:WSOLDataset, # one split
                 folder:str|Path|None=None, # where parts are kept; None: nowhere
@@ -635,7 +650,7 @@ def score_parts(source, # source of maps
     if folder: write_json(folder/"key.json", key)
     bar, total = Progress(len(ds), desc), LocalizationMetrics(ds.size, **how)
     for a in range(0, len(ds), part):
-        some, file = copy(ds), folder and folder/f"{a:07d}.npz"
+        some, file = copy.copy(ds), folder and folder/f"{a:07d}.npz"
         some.records = ds.records[a:a+part]
         if file and file.is_file():
             total.merge(LocalizationMetrics.load(file))
@@ -646,7 +661,7 @@ def score_parts(source, # source of maps
         total.merge(m)
     return total
 
-# %% ../nbs/30_train.ipynb #7b594c08
+# %% ../nbs/30_train.ipynb #70ca04b6
 def _read_key(folder): return json.loads((folder/"key.json").read_text()) if (folder/"key.json").is_file() else None
 def _score(source, ds, bar, **how):
     "One part. Masks are used if every image has one."
@@ -656,7 +671,7 @@ def _score(source, ds, bar, **how):
         bar.step(len(idx))
     return m
 
-# %% ../nbs/30_train.ipynb #345ab1f7
+# %% ../nbs/30_train.ipynb #5dc58b5f
 def val_set(cfg:EvalConfig, train:Config, like:WSOLDataset)->WSOLDataset: # with the classes, size and box rule of `like`
     "The images that choose thresholds. Raises `DataError` if their classes are others."
     where = cfg.val_data or cfg.data or train.data
@@ -666,12 +681,12 @@ def val_set(cfg:EvalConfig, train:Config, like:WSOLDataset)->WSOLDataset: # with
         raise DataError(f"{where}: its val split has {len(names)} classes, the evaluated data {len(known)}, or other names")
     return WSOLDataset(records, known, eval_transform(like.size), like.size, like.box_rule)
 
-# %% ../nbs/30_train.ipynb #ea34eb23
+# %% ../nbs/30_train.ipynb #2e8ac7ce
 def chosen_thresholds(m:LocalizationMetrics)->dict: # map -> threshold
     "The thresholds that a val split prefers, for each map that it has."
     return {k: m.choose_threshold(k) for k in ("gt", "pred") if k == "gt" or m._get("top").shape[1]}
 
-# %% ../nbs/30_train.ipynb #ec3e4798
+# %% ../nbs/30_train.ipynb #d4de25f9
 def _digest(ds, *files):
     "What an evaluation depends on besides its settings: images, boxes, and the state of its files."
     h = hashlib.sha1()
@@ -679,7 +694,7 @@ def _digest(ds, *files):
     for f in files: h.update(f"{f} {(s := Path(f).stat()).st_size} {s.st_mtime_ns}".encode())
     return h.hexdigest()
 
-# %% ../nbs/30_train.ipynb #cf2674e1
+# %% ../nbs/30_train.ipynb #e6d418df
 def _open_maps(cfg):
     "Everything an evaluation of a folder of maps needs, as `_open_checkpoint`."
     if not cfg.data: raise ConfigError("maps: say which images they belong to, with data=FOLDER")
@@ -699,7 +714,7 @@ def _open_checkpoint(cfg):
     return dict(source=source, ds=ds, train=train, card=card, model=model, files=[cfg.checkpoint], name=model.method, keep=5,
                 fixed=cfg.fixed_threshold if cfg.fixed_threshold >= 0 else train.fixed_threshold)
 
-# %% ../nbs/30_train.ipynb #d4de25f9
+# %% ../nbs/30_train.ipynb #8917584f
 def _val_thresholds(cfg, e, val, how):
     "Thresholds for the `val` rows (or None), and a sentence on where they come from."
     where, n = cfg.val_data or cfg.data or e["train"].data, len(val)
@@ -713,13 +728,13 @@ def _val_thresholds(cfg, e, val, how):
     m = score_parts(source, val, desc="val", keep=1, thresholds=how["thresholds"])
     return chosen_thresholds(m), f"best GT-known on the val split of {where} ({n} images)"
 
-# %% ../nbs/30_train.ipynb #e6d418df
+# %% ../nbs/30_train.ipynb #fe553578
 def evaluation_folder(cfg:EvalConfig)->Path: # `out`, or what stands for it
     "Where the results go; an unfinished evaluation has a folder `parts` there."
     if cfg.out: return Path(cfg.out)
     return Path("runs")/f"evaluate-{Path(cfg.maps).name}-{cfg.split}" if cfg.maps else Path(cfg.checkpoint).parent/f"evaluate-{cfg.split}"
 
-# %% ../nbs/30_train.ipynb #bbb4fbf0
+# %% ../nbs/30_train.ipynb #0bc7ccdf
 def evaluate(cfg:EvalConfig, # what to measure
             )->dict: # metrics.json ("table": a row per protocol ...), and "metrics" (LocalizationMetrics), "card", "dataset", "model", "maps_of"
     "Every protocol's numbers of one checkpoint, or one folder of maps, on one split; written to `out` as metrics.json and scores.npz."
@@ -739,17 +754,17 @@ def evaluate(cfg:EvalConfig, # what to measure
     shutil.rmtree(out/"parts")
     return dict(result, metrics=m, card=e["card"], dataset=ds, model=e["model"], out=str(out), maps_of=_maps_of(e))
 
-# %% ../nbs/30_train.ipynb #ba9142a0
+# %% ../nbs/30_train.ipynb #48af696c
 def _maps_of(e):
     "A function: places in the split -> maps of their true classes [n, h, w]."
     def maps_of(places):
-        some = copy(e["ds"])
+        some = copy.copy(e["ds"])
         some.records = [e["ds"].records[i] for i in places]
         label = lambda idx: np.array([[some.records[i].label] for i in idx])
         with torch.no_grad(): return np.concatenate([pick_maps(cams, label(idx))[:, 0] for idx, cams, _ in e["source"](some)])
     return maps_of
 
-# %% ../nbs/30_train.ipynb #0bc7ccdf
+# %% ../nbs/30_train.ipynb #ea61e66f
 def summarize(m:LocalizationMetrics, # a measured split
               ds:WSOLDataset, # that split
               val:WSOLDataset, # images that choose the centred box
@@ -766,7 +781,7 @@ def summarize(m:LocalizationMetrics, # a measured split
                 floors=floors, released=m.compute("released") if ranked >= 5 and standard else None, dials=dial_table(m, ds, p),
                 errors=m.errors(p) if ranked else None, intervals=dict(protocol=str(p), level=95, **m.intervals(p)), by_size=m.by_size(p))
 
-# %% ../nbs/30_train.ipynb #ea61e66f
+# %% ../nbs/30_train.ipynb #97510815
 DIAL_EDGES = (0, .25, .5, .75, 1)
 def dial_table(m:LocalizationMetrics, ds:WSOLDataset, protocol:Protocol)->dict: # dial -> rows
     "The metrics in four bins of each SynthBirds dial; empty for other data."
