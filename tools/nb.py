@@ -121,7 +121,8 @@ def table():
     for path in chapters():
         m = measure(path)
         shown = {k: "" if v is None else f"{v:.1f}" if k in ("words", "tests") else f"{v:.0f}" for k, v in m.items()}
-        out = [k for k, (low, high) in STYLE.items() if m[k] is not None and not low <= m[k] <= high and (k != "words" or m["exports"])]
+        counts = [k for k in STYLE if m[k] is not None and (k != "words" or m["exports"])]
+        out = [k for k in counts if not STYLE[k][0] <= m[k] <= STYLE[k][1]]
         print(f"{path.stem:<18}" + "".join(f"{shown[k] + ('*' if k in out else ' '):>{len(head) + 3}}" for k, head in columns.items()))
     print("* outside: " + ", ".join(f"{columns[k]} {low:g} to {high:g}" for k, (low, high) in STYLE.items()))
 
