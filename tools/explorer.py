@@ -75,7 +75,8 @@ def make(birds=BIRDS) -> dict:
     scene = lambda b, i: {"image": inline(webp(b.image)), "truth": list(map(int, b.box)), "methods": views(i)}
     return {"weights": fingerprint(), "thresholds": [round(float(t), 2) for t in THRESHOLDS], "methods": list(METHODS), "dials": list(DIALS),
             "chosen": chosen, "heat": [matplotlib.colors.to_hex(c) for c in matplotlib.colormaps[viz.HEAT](np.linspace(0, 1, 32))],
-            "birds": [{"name": row[0].species.replace("_", " "), "scenes": [scene(b, per*i + j) for j, b in enumerate(row)]} for i, row in enumerate(rows)]}
+            "birds": [{"name": row[0].species.replace("_", " "), "scenes": [scene(b, per*i + j) for j, b in enumerate(row)]}
+                      for i, row in enumerate(rows)]}
 
 
 def picture(data:dict) -> bytes:

@@ -115,8 +115,8 @@ def measure(path:Path) -> dict:
 
 def table():
     "One line per chapter; a star marks a figure outside the style's range (words per line are counted only where a chapter exports code)."
-    columns = dict(cells="cells", code="code", median="median", p90="p90", longest="longest", pictures="pictures", words="words/line", exports="exports",
-                   tests="tests/export", kib="KiB")
+    columns = dict(cells="cells", code="code", median="median", p90="p90", longest="longest", pictures="pictures", words="words/line",
+                   exports="exports", tests="tests/export", kib="KiB")
     print(f"{'chapter':<18}" + "".join(f"{head:>{len(head) + 3}}" for head in columns.values()))
     for path in chapters():
         m = measure(path)
