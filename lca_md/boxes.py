@@ -9,6 +9,7 @@ __all__ = ['PEAK', 'VALLEY', 'STRAIGHT', 'DIAGONAL', 'X', 'PARENT', 'X0', 'X1', 
            'box_area', 'box_overlap', 'box_iou', 'best_iou']
 
 # %% ../nbs/20_boxes.ipynb #45e24733
+import threading
 from functools import cache
 from types import FunctionType
 
@@ -58,7 +59,7 @@ def normalize_map(maps, # [..., H, W] tensor or array, any finite values
     top = maps.max((-2, -1), keepdims=True)
     return np.divide(maps, top, out=np.zeros_like(maps), where=top > 0)
 
-# %% ../nbs/20_boxes.ipynb #378a11cd
+# %% ../nbs/20_boxes.ipynb #271a1c86
 def to_levels(maps, # [..., H, W] in [0, 1]; uint8 passes unchanged
              )->np.ndarray: # [..., H, W] uint8
     "Cut maps in [0, 1] into the 256 levels of an 8-bit image, by truncation. Raises `DataError` on NaN or values outside [0, 1]."
@@ -68,7 +69,7 @@ def to_levels(maps, # [..., H, W] in [0, 1]; uint8 passes unchanged
         raise DataError(f"maps must lie in [0, 1], found {maps.min():.4g} to {maps.max():.4g}: use normalize_map first")
     return (255 * maps).astype(np.uint8)
 
-# %% ../nbs/20_boxes.ipynb #4ab658e1
+# %% ../nbs/20_boxes.ipynb #33e990c2
 def cut_level(top:int, # largest value of an 8-bit map
               thresholds, # [T] in [0, 1]
              )->np.ndarray: # [T] int; a pixel is inside if it is *above* its level
@@ -77,7 +78,7 @@ def cut_level(top:int, # largest value of an 8-bit map
     if not ((t >= 0) & (t <= 1)).all(): raise ValueError(f"thresholds must lie in [0, 1], got {t.min()} to {t.max()}")
     return (t * int(top)).astype(int)
 
-# %% ../nbs/20_boxes.ipynb #579da60e
+# %% ../nbs/20_boxes.ipynb #e39a236d
 def trace(inside:np.ndarray, # [H, W] bool or 0/1
           holes:bool=False, # also the contours of holes, and of what lies in them
          )->tuple[np.ndarray, ...]: # contours, each [n, 1, 2] as (x, y)
@@ -86,7 +87,7 @@ def trace(inside:np.ndarray, # [H, W] bool or 0/1
     inside = inside.view(np.uint8) if inside.dtype == bool else inside.astype(np.uint8)
     return cv2.findContours(inside, mode, cv2.CHAIN_APPROX_SIMPLE)[0]
 
-# %% ../nbs/20_boxes.ipynb #1996d30b
+# %% ../nbs/20_boxes.ipynb #6b9008be
 def enclose(contour:np.ndarray, # [n, 1, 2] from `trace`
             shape:tuple[int, int], # (H, W) of the picture
            )->tuple[int, int, int, int]: # x0, y0, x1, y1
@@ -94,7 +95,7 @@ def enclose(contour:np.ndarray, # [n, 1, 2] from `trace`
     x, y, w, h = cv2.boundingRect(contour)
     return x, y, min(x + w, shape[1] - 1), min(y + h, shape[0] - 1)
 
-# %% ../nbs/20_boxes.ipynb #6b9008be
+# %% ../nbs/20_boxes.ipynb #903e3f80
 def largest_box(levels:np.ndarray, # [H, W] uint8
                 level:int, # a pixel is inside if it is above this
                )->tuple[int, int, int, int]: # x0, y0, x1, y1; all 0 if nothing is inside
@@ -102,7 +103,7 @@ def largest_box(levels:np.ndarray, # [H, W] uint8
     contours = trace(levels > level)
     return enclose(max(contours, key=cv2.contourArea), levels.shape) if contours else (0, 0, 0, 0)
 
-# %% ../nbs/20_boxes.ipynb #735cda04
+# %% ../nbs/20_boxes.ipynb #81fd7253
 PEAK, VALLEY, STRAIGHT, DIAGONAL = 1, 2, 4, 8
 def _mark_rows(ft, up, marks):
     "Mark what happens in each row of a map with a border of zeros, given transposed: `marks` [W, H] of the four flags; bridges lead to the next row."
@@ -121,7 +122,7 @@ def _mark_rows(ft, up, marks):
             up[y] = np.uint8(u) | (np.uint8(z) << 1)
             out[y] = np.uint8(peak) | (np.uint8(valley) << 1) | (np.uint8(straight) << 2) | (np.uint8(diagonal) << 3)
 
-# %% ../nbs/20_boxes.ipynb #24b55e45
+# %% ../nbs/20_boxes.ipynb #0b5009cb
 def _mark_columns(f, up, marks):
     "Mark the peaks of each column of a map with a border of zeros: `marks` [H, W], 0 or 1."
     up[:] = 1
@@ -131,7 +132,7 @@ def _mark_columns(f, up, marks):
             rise, fall, u = b[x] > a[x], b[x] < a[x], up[x] != 0
             out[x], up[x] = np.uint8(u & fall), np.uint8(rise | (u & (not fall)))
 
-# %% ../nbs/20_boxes.ipynb #cff4c6e2
+# %% ../nbs/20_boxes.ipynb #473d6d5d
 X, PARENT, X0, X1, Y1, INTO, AT, SLOT = range(8)  # of a peak; INTO is the next valley's column until the peak is joined
 def _events(f, ft, marks, marks8, sides, sides8, heads, events, nodes, seen, cap, low):
     "Lists of events by level: `heads` [3, 256] (appear, join, widen) into `events` [E, 3] (next, peak, other peak or column)."
@@ -166,7 +167,7 @@ def _events(f, ft, marks, marks8, sides, sides8, heads, events, nodes, seen, cap
                 v = int(f[y, x])
                 events[n, 0], events[n, 1], events[n, 2], heads[2, v], n = heads[2, v], p, x, n, n + 1
 
-# %% ../nbs/20_boxes.ipynb #c0a2dcf9
+# %% ../nbs/20_boxes.ipynb #568d04dc
 _DX, _DY = (1, 1, 0, -1, -1, -1, 0, 1), (0, -1, -1, -1, 0, 1, 1, 1)  # the eight neighbours, counterclockwise from the right
 def _area(f, level, x, y, step):
     "Twice the polygon area of the island whose first pixel in reading order is (x, y); `step` [8] leads to the neighbours."
@@ -182,7 +183,7 @@ def _area(f, level, x, y, step):
         if q == start and p == last: return area
         p, c = q, (c + 5) & 7
 
-# %% ../nbs/20_boxes.ipynb #2d99d52c
+# %% ../nbs/20_boxes.ipynb #1eed6249
 ISLAND, LEFT, RIGHT, BOTTOM, LEAST, MOST = range(6)  # an island at one level; LEAST and MOST bound twice its area
 def _largest(f, level, islands, nodes, cap, step):
     "The row of `islands` [n, 6] with the largest area, and how many borders were walked; LEAST and MOST become sharper on the way."
@@ -202,7 +203,7 @@ def _largest(f, level, islands, nodes, cap, step):
         if area > best or (area == best and y * f.shape[1] + x > start): won, best, start = c, area, y * f.shape[1] + x
     return won, walks
 
-# %% ../nbs/20_boxes.ipynb #473d6d5d
+# %% ../nbs/20_boxes.ipynb #f3a07655
 def _settle(f, count, shots, islands, nodes, cap, step, slots, out):
     "The winners of `count` levels with several islands, into `out`; `shots` [count+1, 2]: level, first row in `islands`. How many walks it took."
     s, walks = 1, 0
@@ -228,7 +229,7 @@ def _settle(f, count, shots, islands, nodes, cap, step, slots, out):
         s //= 2
     return walks
 
-# %% ../nbs/20_boxes.ipynb #568d04dc
+# %% ../nbs/20_boxes.ipynb #679b15b5
 def _find(nodes, p):
     "The peak that stands for the island of peak `p`; shortens the way for the next who asks."
     while nodes[p, PARENT] != p:
@@ -246,7 +247,7 @@ def _join(nodes, p, q, v, active, n):
     nodes[active[n - 1], SLOT] = nodes[q, SLOT]
     return n - 1
 
-# %% ../nbs/20_boxes.ipynb #67776764
+# %% ../nbs/20_boxes.ipynb #67a20e07
 def _sweep(f, ft, work, wanted, low, top, out):
     "The box of the largest island at every level from `top` - 1 to `low` that is `wanted` [256], into `out` [256, 4] (x1, y1 one beyond)."
     marks, marks8, sides, sides8, up, heads, events, nodes, seen, active, slots, shots, islands, step = work
@@ -274,50 +275,69 @@ def _sweep(f, ft, work, wanted, low, top, out):
         shots[count, 0], shots[count + 1, 1], count = k, m, count + 1
     return walks + _settle(f, count, shots, islands, nodes, cap, step, slots, out)
 
-# %% ../nbs/20_boxes.ipynb #d5c30992
+# %% ../nbs/20_boxes.ipynb #e8851179
+def _sweep_maps(fs, fts, work, tops, cuts, boxes, last_x, last_y):
+    "`_sweep` of every map `fs` [M, h, w] (and transposed), with maximum `tops` [M], at its levels `cuts` [M, T], into `boxes` [M, T, 4]."
+    wanted, out = np.zeros(256, np.bool_), np.zeros((256, 4), np.int64)
+    for i in range(len(cuts)):
+        top, low, wanted[:] = tops[i], 256, False
+        for c in cuts[i]:
+            if c < top: wanted[c], low = True, min(low, c)
+        if low < top: _sweep(fs[i], fts[i], work, wanted, low, top, out)
+        for t, c in enumerate(cuts[i]):
+            if c >= top: continue  # nothing is above the maximum
+            boxes[i, t, 0], boxes[i, t, 1], boxes[i, t, 2], boxes[i, t, 3] = out[c, 0], out[c, 1], min(out[c, 2], last_x), min(out[c, 3], last_y)
+
+# %% ../nbs/20_boxes.ipynb #b9888c86
 def _cut(maps, least, span, out):
     "Numbers `maps` [n], from `least` to `least + span`, as the 256 levels `out` [n] uint8."
     for i in range(len(maps)): out[i] = np.uint8((maps[i] - least) / span * 255)
 
-# %% ../nbs/20_boxes.ipynb #afcc59d3
+# %% ../nbs/20_boxes.ipynb #89237e8d
 @cache
 def _compiled():
     "The functions above as machine code, by name."
     from numba import njit
     names = {**globals()}
-    for f in (_mark_rows, _mark_columns, _events, _area, _largest, _settle, _find, _join, _sweep, _cut):
+    for f in (_mark_rows, _mark_columns, _events, _area, _largest, _settle, _find, _join, _sweep, _sweep_maps, _cut):
         copy = FunctionType(f.__code__, names, f.__name__)
-        try: names[f.__name__] = njit(nogil=True, cache=f in (_sweep, _cut))(copy)
+        try: names[f.__name__] = njit(nogil=True, cache=f in (_mark_rows, _sweep_maps, _cut))(copy)
         except RuntimeError: names[f.__name__] = njit(nogil=True)(copy)  # nowhere to keep the machine code
     return names
 
-# %% ../nbs/20_boxes.ipynb #679b15b5
-def _workspace(h, w):
-    "Arrays for the sweep of maps that fill [h, w] with their borders, multiples of 8."
-    cap, ints = w // 2 + 1, lambda *n: np.empty(n, np.int32)
-    marks, sides = np.zeros((w, h), np.uint8), np.zeros((h, w), np.uint8)
-    step, n = np.array([1, 1 - w, -w, -w - 1, -1, w - 1, w, w + 1]), h * cap
-    return (marks, marks.view(np.uint64), sides, sides.view(np.uint64), np.zeros(max(h, w), np.uint8), ints(3, 256), ints(3 * h * w, 3), ints(n, 8),
-            ints(h), ints(n), ints(n), np.zeros((258, 2), np.int32), ints(max(n, 1 << 16), 6), step)
+# %% ../nbs/20_boxes.ipynb #c4c2b383
+_kept = threading.local()
+def _workspace(h, w, room=1 << 16):
+    "Eight maps with their borders [8, h, w], the same transposed, and the arrays of `_sweep`; `room` for islands."
+    if getattr(_kept, "size", None) == (h, w, room): return _kept.work
+    ints, n = lambda *n: np.empty(n, np.int32), h * (w // 2 + 1)
+    marks, sides, step = np.zeros((w, h), np.uint8), np.zeros((h, w), np.uint8), np.array([1, 1 - w, -w, -w - 1, -1, w - 1, w, w + 1])
+    work = (marks, marks.view(np.uint64), sides, sides.view(np.uint64), np.zeros(max(h, w), np.uint8), ints(3, 256), ints(3 * h * w, 3),
+            ints(n, 8), ints(h), ints(n), ints(n), np.zeros((258, 2), np.int32), ints(max(n, room), 6), step)
+    _kept.size, _kept.work = (h, w, room), (np.zeros((8, h, w), np.uint8), np.zeros((8, w, h), np.uint8), work)
+    return _kept.work
 
-# %% ../nbs/20_boxes.ipynb #67a20e07
-def _by_tree(m, levels, work, sweep):
-    "The largest box at each level [256, 4], right at least for the (increasing) `levels`; `sweep` is `_sweep`, compiled or not."
-    (H, W), (w, h) = m.shape, work[0].shape
-    f = cv2.copyMakeBorder(m, 1, h - H - 1, 1, w - W - 1, cv2.BORDER_CONSTANT, value=0)
-    wanted, out = np.zeros(256, bool), np.zeros((256, 4), np.int64)
-    wanted[levels] = True
-    sweep(f, cv2.transpose(f), work, wanted, int(levels[0]), int(m.max()), out)
-    return np.minimum(out, [W - 1, H - 1] * 2)
+# %% ../nbs/20_boxes.ipynb #d1470363
+def _by_tree(maps, cuts, run, **more):
+    "The largest box of each map at each of its levels: [M, H, W] and [M, T] -> [M, T, 4]; `run` is `_sweep_maps`, compiled or not."
+    (M, H, W), boxes, tops = maps.shape, np.zeros((*cuts.shape, 4), np.int64), np.array([int(m.max(initial=0)) for m in maps])
+    f, ft, work = _workspace(-(-(H + 2) // 8) * 8, -(-(W + 2) // 8) * 8, **more)
+    f[:] = 0
+    for a in range(0, M, 8):
+        for m, one, other in zip(maps[a:a+8], f, ft):
+            one[1:H+1, 1:W+1] = m
+            cv2.transpose(one, other)
+        run(f, ft, work, tops[a:a+8], cuts[a:a+8], boxes[a:a+8], W - 1, H - 1)
+    return boxes
 
-# %% ../nbs/20_boxes.ipynb #e8851179
+# %% ../nbs/20_boxes.ipynb #d5dd9cb0
 def _span(profile:np.ndarray, # [n] maximum of each row (or column)
           levels:np.ndarray, # [S]
          )->tuple[np.ndarray, np.ndarray]: # first and one past the last index above each level, [S] each
     above = profile[None] > levels[:, None]
     return above.argmax(1), len(profile) - above[:, ::-1].argmax(1)
 
-# %% ../nbs/20_boxes.ipynb #050fd0c0
+# %% ../nbs/20_boxes.ipynb #c02af450
 def _by_tracing(m, levels):
     "The largest box at each level; OpenCV traces the rectangle that contains everything inside. With one island, that is its box."
     (y0, y1), (x0, x1) = _span(m.max(1), levels), _span(m.max(0), levels)
@@ -329,7 +349,7 @@ def _by_tracing(m, levels):
             out[i] = a + x, b + y, a + x + w, b + y + h
     return np.minimum(out, [m.shape[1] - 1, m.shape[0] - 1] * 2)
 
-# %% ../nbs/20_boxes.ipynb #b9888c86
+# %% ../nbs/20_boxes.ipynb #fa8f2f01
 def _quick_levels(maps):
     "`to_levels` in machine code; what it refuses, `to_levels` names."
     if maps.dtype.kind != "f" or not maps.size or not 0 <= maps.min() <= maps.max() <= 1: return to_levels(maps)
@@ -337,7 +357,7 @@ def _quick_levels(maps):
     _compiled()["_cut"](maps.ravel(), 0., 1., out.ravel())
     return out
 
-# %% ../nbs/20_boxes.ipynb #da240992
+# %% ../nbs/20_boxes.ipynb #466633d0
 LARGE_SWEEP = 500  # maps x thresholds from which on compiling pays
 def largest_boxes(maps, # [M, H, W] in [0, 1], or uint8
                   thresholds, # [T] in [0, 1], as fractions of each map's own maximum
@@ -345,18 +365,18 @@ def largest_boxes(maps, # [M, H, W] in [0, 1], or uint8
     "`largest_box` of every map at every threshold. Raises `DataError` on NaN or values outside [0, 1]."
     maps, cuts = to_numpy(maps), to_numpy(thresholds)
     if maps.ndim != 3: raise DataError(f"largest_boxes takes maps of shape [M, H, W], got {maps.shape}")
-    many, (H, W) = len(maps) * cuts.size >= LARGE_SWEEP, maps.shape[1:]
-    maps, out = _quick_levels(maps) if many else to_levels(maps), np.zeros((len(maps), cuts.size, 4), dtype=int)
-    if many: sweep, work = _compiled()["_sweep"], _workspace(-(-(H + 2) // 8) * 8, -(-(W + 2) // 8) * 8)
-    for m, boxes in zip(maps, out):
-        cuts = cut_level(top := m.max(), thresholds)
-        inside = cuts < top  # nothing is above the maximum
-        levels = np.sort(cuts[inside]) if many else np.unique(cuts[inside])
-        if len(levels) and many: boxes[inside] = _by_tree(m, levels, work, sweep)[cuts[inside]]
-        elif len(levels): boxes[inside] = _by_tracing(m, levels)[np.searchsorted(levels, cuts[inside])]
+    many = len(maps) * cuts.size >= LARGE_SWEEP
+    maps = _quick_levels(maps) if many else to_levels(maps)
+    levels = [cut_level(m.max(initial=0), cuts) for m in maps]
+    if many: return _by_tree(maps, np.array(levels), _compiled()["_sweep_maps"])
+    out = np.zeros((len(maps), cuts.size, 4), dtype=int)
+    for m, level, boxes in zip(maps, levels, out):
+        inside = level < m.max()  # nothing is above the maximum
+        found, back = np.unique(level[inside], return_inverse=True)
+        if len(found): boxes[inside] = _by_tracing(m, found)[back]
     return out
 
-# %% ../nbs/20_boxes.ipynb #c02af450
+# %% ../nbs/20_boxes.ipynb #f0433a1e
 def map_levels(maps, # [..., h, w] tensor or array, any finite values
                size:int|tuple[int, int]=224, # side, or (height, width), in pixels
               )->np.ndarray: # [..., H, W] uint8
@@ -370,7 +390,7 @@ def map_levels(maps, # [..., h, w] tensor or array, any finite values
         if most > least: cut(big.ravel(), least, most - least, levels)
     return out
 
-# %% ../nbs/20_boxes.ipynb #b01a7d10
+# %% ../nbs/20_boxes.ipynb #2f63eac4
 def all_boxes(maps, # [M, H, W] in [0, 1], or uint8
               thresholds, # [T] in [0, 1]
              )->list[list[np.ndarray]]: # per map and threshold: int [n, 4] xyxy, n >= 0
@@ -382,14 +402,14 @@ def all_boxes(maps, # [M, H, W] in [0, 1], or uint8
         out.append([found[level] for level in cut_level(m.max(), thresholds).tolist()])
     return out
 
-# %% ../nbs/20_boxes.ipynb #ffcacaeb
+# %% ../nbs/20_boxes.ipynb #a715cc6d
 def box_area(boxes, # [..., 4] xyxy, both corners inside
             )->np.ndarray: # [...] pixels
     "Pixels in a box; a box from 3 to 3 is one pixel wide."
     b = to_numpy(boxes).astype(np.float64)
     return (b[..., 2] - b[..., 0] + 1) * (b[..., 3] - b[..., 1] + 1)
 
-# %% ../nbs/20_boxes.ipynb #d1cc7275
+# %% ../nbs/20_boxes.ipynb #91c3fa1e
 def box_overlap(a, # [N, 4] xyxy, inclusive pixels
                 b, # [M, 4] xyxy, inclusive pixels
                )->np.ndarray: # [N, M] float64, pixels
@@ -397,7 +417,7 @@ def box_overlap(a, # [N, 4] xyxy, inclusive pixels
     a, b = (to_numpy(x).astype(np.float64).reshape(-1, 4) for x in (a, b))
     return (np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2]) + 1).clip(0).prod(-1)
 
-# %% ../nbs/20_boxes.ipynb #f0a769a4
+# %% ../nbs/20_boxes.ipynb #ba0cc1da
 def box_iou(a, # [N, 4] xyxy, inclusive pixels
             b, # [M, 4] xyxy, inclusive pixels
            )->np.ndarray: # [N, M] float64 in [0, 1]
@@ -406,7 +426,7 @@ def box_iou(a, # [N, 4] xyxy, inclusive pixels
     shared = box_overlap(a, b)
     return shared / (box_area(a)[:, None] + box_area(b)[None] - shared)
 
-# %% ../nbs/20_boxes.ipynb #2f63eac4
+# %% ../nbs/20_boxes.ipynb #ea443fa0
 def best_iou(boxes, # [..., 4] xyxy
              truth, # [n, 4] xyxy, the true boxes of the image (n may be 0)
             )->np.ndarray: # [...] float64

@@ -139,7 +139,7 @@ def update(self:LocalizationMetrics,
     if boxes is not None:
         boxes, classes = _check_boxes(boxes, len(label)), np.concatenate([label[:, None], top], 1)
         maps = pick_maps(cams, classes)
-        scored = [self._score(*args) for args in zip(maps, classes, boxes, masks or [None] * len(label))]
+        scored = [self._score(*args) for args in zip(maps, classes, boxes, [None] * len(label) if masks is None else masks)]
         row.update(gt=[s[0][0] for s in scored], pred=[s[0][1:] for s in scored], multi=[s[1] for s in scored], miss=[s[3] for s in scored])
         row["area"] = [box_area(b).max() / np.prod(self.size) for b in boxes]
         if masks is not None: row["pixels"] = [np.zeros((2, len(self.thresholds) + 3), np.uint32) if s[2] is None else s[2] for s in scored]
@@ -162,7 +162,13 @@ def _get(self:LocalizationMetrics, name):
     if len(self._rows) > 1: self._rows = [{k: np.concatenate([r[k] for r in self._rows]) for k in self._rows[0]}]
     return self._rows[0][name]
 
-# %% ../nbs/21_metrics.ipynb #1626e76e
+# %% ../nbs/21_metrics.ipynb #c5832886
+@patch
+def _ranked(self:LocalizationMetrics):
+    "For how many predicted classes an image was scored; 0 without logits. (Of fewer classes than that, all.)"
+    return self.keep if self._get("top").shape[1] else 0
+
+# %% ../nbs/21_metrics.ipynb #946dc9ed
 @patch
 def best_ious(self:LocalizationMetrics,
               map:str="gt", # "gt": true class's map; "pred": map of the top-1 class; "multi": best of all contours of the gt map
@@ -170,20 +176,20 @@ def best_ious(self:LocalizationMetrics,
     "IoU of each image's box with its best true box, at every threshold."
     return self._get("pred")[:, 0] if map == "pred" else self._get(map)
 
-# %% ../nbs/21_metrics.ipynb #a37ca8fe
+# %% ../nbs/21_metrics.ipynb #bab6daf5
 @patch
 def curve(self:LocalizationMetrics, map:str="gt", iou:float=.5)->np.ndarray: # [T] percent
     "Percentage of images found at each threshold."
     return 100 * (self.best_ious(map) >= np.float32(iou)).sum(0) / len(self)
 
-# %% ../nbs/21_metrics.ipynb #2309fc6e
+# %% ../nbs/21_metrics.ipynb #155ce1ca
 @patch
 def choose_threshold(self:LocalizationMetrics, map:str="gt", iou:float=.5)->float:
     "The threshold that finds most of *these* images (call it on val); of equals the one with the highest mean IoU, then the first."
     found, overlap = self.curve(map, iou), self.best_ious(map).mean(0, dtype=np.float64)
     return float(self.thresholds[np.lexsort((-overlap, -found))[0]])
 
-# %% ../nbs/21_metrics.ipynb #cc40d575
+# %% ../nbs/21_metrics.ipynb #f2fd3eba
 @patch
 def _column(self:LocalizationMetrics, protocol):
     "Index of the protocol's threshold, or None for an oracle."
@@ -193,25 +199,25 @@ def _column(self:LocalizationMetrics, protocol):
         raise LcaError(f"the threshold {protocol.threshold} was not swept; the nearest that was is {self.thresholds[i]:.4g}")
     return i
 
-# %% ../nbs/21_metrics.ipynb #87e4f8c3
+# %% ../nbs/21_metrics.ipynb #05232d2f
 @patch
 def classification(self:LocalizationMetrics)->dict: # percent
     "Top-1 and top-5 accuracy."
     right, n = self._get("top") == self._get("label")[:, None], len(self)
-    return {f"top{k}_cls": float(100 * right[:, :k].any(1).sum() / n) for k in (1, 5) if k <= right.shape[1]}
+    return {f"top{k}_cls": float(100 * right[:, :k].any(1).sum() / n) for k in (1, 5) if k <= self._ranked()}
 
-# %% ../nbs/21_metrics.ipynb #80e750ca
+# %% ../nbs/21_metrics.ipynb #5c963afb
 @patch
 def _per_image(self:LocalizationMetrics, map):
     "Every metric as a matrix [N, T]: its mean over images is its value at each threshold."
     iou, gt, right = self.best_ious(map), self._get("gt"), self._get("top") == self._get("label")[:, None]
     out = {"gt_known": iou >= np.float32(.5)}
-    out |= {f"top{k}_loc": right[:, :k].any(1, keepdims=True) & (gt >= np.float32(.5)) for k in (1, 5) if k <= right.shape[1]}
+    out |= {f"top{k}_loc": right[:, :k].any(1, keepdims=True) & (gt >= np.float32(.5)) for k in (1, 5) if k <= self._ranked()}
     out |= {f"maxboxacc_{round(100*d)}": iou >= np.float32(d) for d in IOUS}
     if self.multi and map == "gt": out |= {f"maxboxaccv2_{round(100*d)}": self._get("multi") >= np.float32(d) for d in IOUS}
     return {"mean_iou": iou, **out}
 
-# %% ../nbs/21_metrics.ipynb #5c963afb
+# %% ../nbs/21_metrics.ipynb #2d9733b7
 @patch
 def _values(self:LocalizationMetrics, protocol, rows=slice(None), matrices=None):
     i = self._column(protocol)
@@ -224,7 +230,7 @@ def _values(self:LocalizationMetrics, protocol, rows=slice(None), matrices=None)
         if three: out[f"{name}_mean"] = float(np.mean(three))
     return out
 
-# %% ../nbs/21_metrics.ipynb #5b4f50cd
+# %% ../nbs/21_metrics.ipynb #7f30f4d9
 @patch
 def compute(self:LocalizationMetrics,
             protocol:Protocol|str=Protocol(), # or "released": the 28 values of the released evaluation code
@@ -241,14 +247,14 @@ def compute(self:LocalizationMetrics,
     pixel_iou = self.pixel_iou()
     return out | dict(pxap=self.pxap(), pixel_iou=float(pixel_iou.max() if i is None else pixel_iou[i]))
 
-# %% ../nbs/21_metrics.ipynb #5264454f
+# %% ../nbs/21_metrics.ipynb #3f2c7e56
 @patch
 def hits(self:LocalizationMetrics, protocol:Protocol=Protocol(), iou:float=.5)->np.ndarray: # [N] bool
     "Which images are found under a protocol."
     i = self._column(protocol)
     return self.best_ious(protocol.map)[:, self.curve(protocol.map, iou).argmax() if i is None else i] >= np.float32(iou)
 
-# %% ../nbs/21_metrics.ipynb #3f2c7e56
+# %% ../nbs/21_metrics.ipynb #a86dac93
 def bootstrap_interval(values, # [N] one number (or hit) per image
                        level:float=.95, # coverage
                        n:int=1000, # resamples
@@ -259,7 +265,7 @@ def bootstrap_interval(values, # [N] one number (or hit) per image
     means = np.array([rng.choice(values, len(values)).mean() for _ in range(n)])
     return tuple(float(q) for q in np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
 
-# %% ../nbs/21_metrics.ipynb #c47b7345
+# %% ../nbs/21_metrics.ipynb #2867d68d
 @patch
 def _count_pixels(self:LocalizationMetrics, scores, mask):
     "Object and background pixels in each score bin, [2, T+3]."
@@ -268,7 +274,7 @@ def _count_pixels(self:LocalizationMetrics, scores, mask):
     edges = np.concatenate([[-1], self.thresholds, [1, 2, 3]])
     return np.stack([np.histogram(scores[mask == kind], edges)[0] for kind in (1, 0)]).astype(np.uint32)
 
-# %% ../nbs/21_metrics.ipynb #2867d68d
+# %% ../nbs/21_metrics.ipynb #dddc2a52
 def _pixel_scores(counts):
     "PxAP [...] and pixel IoU [..., T], in percent, from counts [..., 2, T+3] of object and background pixels in each score bin."
     inside, outside = np.moveaxis(counts[..., ::-1].cumsum(-1)[..., ::-1].astype(np.float64), -2, 0)
@@ -276,31 +282,31 @@ def _pixel_scores(counts):
     precision, recall = tp / np.maximum(tp + fp, 1), tp / np.maximum(n, 1)
     return 100 * (precision[..., :-1] * -np.diff(recall)).sum(-1), 100 * (tp / np.maximum(n + fp, 1))[..., :-2]
 
-# %% ../nbs/21_metrics.ipynb #dddc2a52
-@patch
-def _pixels(self:LocalizationMetrics):
-    "Counts of all images together, [2, T+3]."
-    return self._get("pixels").sum(0, dtype=np.int64)
-
 # %% ../nbs/21_metrics.ipynb #3f3571f4
-@patch
-def pxap(self:LocalizationMetrics)->float: # percent
-    "Area under the precision-recall curve of pixels (PxAP; Choe et al., CVPR 2020)."
-    return float(_pixel_scores(self._pixels())[0])
+@patch(as_prop=True)
+def pixels(self:LocalizationMetrics):
+    "Counts of all images together, [2, T+3]; zero without masks."
+    known = self._rows and "pixels" in self._rows[0]
+    return self._get("pixels").sum(0, dtype=np.int64) if known else np.zeros((2, len(self.thresholds) + 3), np.int64)
 
 # %% ../nbs/21_metrics.ipynb #77bd0634
 @patch
+def pxap(self:LocalizationMetrics)->float: # percent
+    "Area under the precision-recall curve of pixels (PxAP; Choe et al., CVPR 2020)."
+    return float(_pixel_scores(self.pixels)[0])
+
+# %% ../nbs/21_metrics.ipynb #bcee2c26
+@patch
 def pixel_iou(self:LocalizationMetrics)->np.ndarray: # [T] percent
     "Intersection over union of all object pixels with all pixels at or above each threshold."
-    return _pixel_scores(self._pixels())[1]
+    return _pixel_scores(self.pixels)[1]
 
-# %% ../nbs/21_metrics.ipynb #2fdfe48b
+# %% ../nbs/21_metrics.ipynb #57a356dd
 @patch
 def _released(self:LocalizationMetrics):
     "The released evaluation, number for number; note what it calls GT-Known."
-    ranked = self._get("top").shape[1] if len(self) else self.keep
+    ranked = self._ranked() if len(self) else self.keep
     if ranked < 5: raise LcaError("protocol 'released' needs the maps of five predicted classes: LocalizationMetrics(keep=5)")
-    if not np.array_equal(self.thresholds, THRESHOLDS): raise LcaError("protocol 'released' needs the thresholds 0, 0.01 ... 0.99")
     n, right, iou, tops = len(self), self._get("top") == self._get("label")[:, None], self._get("pred"), (1, 5)
     hit = {d: iou >= np.float32(d) for d in IOUS}  # [N, 5, T]
     det = {(d, k): hit[d][:, :k].any(1).sum(0) for d in IOUS for k in tops}
@@ -312,7 +318,7 @@ def _released(self:LocalizationMetrics):
         out |= {f"{kind}_optThred_thr_{100*d:.2f}_top-{k}": counts[d, k].argmax() * .01 for d in IOUS for k in tops}
     return {k: float(v) for k, v in out.items()}
 
-# %% ../nbs/21_metrics.ipynb #06881586
+# %% ../nbs/21_metrics.ipynb #2dcc9814
 @patch
 def table(self:LocalizationMetrics,
           val_threshold=None, # a threshold, {"gt": ..., "pred": ...}, or the val split's LocalizationMetrics to choose it from
@@ -329,13 +335,13 @@ def table(self:LocalizationMetrics,
         rows += [self.compute(Protocol(m, r, t, split)) for r, t in rules if t is not None or r == "oracle"]
     return rows
 
-# %% ../nbs/21_metrics.ipynb #a47e4483
+# %% ../nbs/21_metrics.ipynb #87ec478c
 @patch
 def _fixed(self:LocalizationMetrics, p):
     "The protocol with an oracle's threshold spelled out (chosen once, on all images)."
     return Protocol(p.map, "fixed", float(self.thresholds[self.curve(p.map).argmax()]), p.split) if p.rule == "oracle" else p
 
-# %% ../nbs/21_metrics.ipynb #87ec478c
+# %% ../nbs/21_metrics.ipynb #71b4a737
 @patch
 def _groups(self:LocalizationMetrics, protocol, groups):
     "One row of metrics for each (description, images [N] bool)."
@@ -347,7 +353,7 @@ def _groups(self:LocalizationMetrics, protocol, groups):
         return dict(protocol=str(protocol), **about, images=int(rows.sum()), **got)
     return [row(*g) for g in groups]
 
-# %% ../nbs/21_metrics.ipynb #71b4a737
+# %% ../nbs/21_metrics.ipynb #d2f66dc8
 @patch
 def by(self:LocalizationMetrics,
        values, # [N] one number per image, in the order of the updates (a dial, the box area, ...)
@@ -361,14 +367,14 @@ def by(self:LocalizationMetrics,
     inside = (values >= edges[0]) & (values <= edges[-1])
     return self._groups(protocol, [(dict(low=float(a), high=float(b)), inside & (bins == i)) for i, (a, b) in enumerate(zip(edges[:-1], edges[1:]))])
 
-# %% ../nbs/21_metrics.ipynb #9f32379d
+# %% ../nbs/21_metrics.ipynb #c9885a77
 SIZE_EDGES = (0, .05, .1, .2, .3, .5, 1)  # of the image's area
 @patch
 def by_size(self:LocalizationMetrics, protocol:Protocol=Protocol(), edges=SIZE_EDGES)->list[dict]: # rows as of `by`
     "The metrics by the area of the (largest) true box, as a fraction of the image."
     return self.by(self._get("area"), edges, protocol)
 
-# %% ../nbs/21_metrics.ipynb #442805c9
+# %% ../nbs/21_metrics.ipynb #3a858c9a
 @patch
 def per_class(self:LocalizationMetrics,
               protocol:Protocol=Protocol(), # an oracle's threshold is chosen once, on all images
@@ -379,7 +385,7 @@ def per_class(self:LocalizationMetrics,
     named = lambda k: str(k) if names is None else str(names[k])
     return self._groups(protocol, [({"class": named(k)}, label == k) for k in np.unique(label)])
 
-# %% ../nbs/21_metrics.ipynb #897370dc
+# %% ../nbs/21_metrics.ipynb #0836593b
 @patch
 def errors(self:LocalizationMetrics, protocol:Protocol=Protocol())->dict: # "protocol", then percent of all images; they add up to 100
     "What happened to each image: Top-1 Loc right, classification wrong, or the box multi-instance, part, more, wrong (TS-CAM's taxonomy)."
@@ -389,7 +395,7 @@ def errors(self:LocalizationMetrics, protocol:Protocol=Protocol())->dict: # "pro
     out = {"right": right & (kind == 0), "classification": ~right, **{k: right & (kind == i) for i, k in enumerate(MISSES) if i}}
     return dict(protocol=str(protocol)) | {k: 100 * float(v.mean()) for k, v in out.items()}
 
-# %% ../nbs/21_metrics.ipynb #bdb8e66d
+# %% ../nbs/21_metrics.ipynb #aea2c776
 @patch
 def failures(self:LocalizationMetrics,
              n:int=12, # at most
@@ -400,7 +406,7 @@ def failures(self:LocalizationMetrics,
     worst = np.argsort(iou, kind="stable")[:n]
     return worst[iou[worst] < np.float32(.5)]
 
-# %% ../nbs/21_metrics.ipynb #66dc9546
+# %% ../nbs/21_metrics.ipynb #fdaa72a2
 @patch
 def iou_curve(self:LocalizationMetrics,
               protocol:Protocol=Protocol(), # an oracle's threshold is the one that is best at IoU 0.5
@@ -410,7 +416,7 @@ def iou_curve(self:LocalizationMetrics,
     iou = self.best_ious(protocol.map)[:, self._column(self._fixed(protocol))]
     return 100 * (iou[:, None] >= np.float32(ious)).mean(0)
 
-# %% ../nbs/21_metrics.ipynb #0fd077b4
+# %% ../nbs/21_metrics.ipynb #5b81fe57
 @patch
 def intervals(self:LocalizationMetrics,
               protocol:Protocol=Protocol(),
@@ -421,7 +427,7 @@ def intervals(self:LocalizationMetrics,
     "Bootstrap intervals over images, for every metric; PxAP and pixel IoU are computed anew from the pixels of each sample."
     n, i = len(self), self._column(protocol)
     top = self._get("top") == self._get("label")[:, None]
-    matrices = self._per_image(protocol.map) | {f"top{k}_cls": top[:, :k].any(1, keepdims=True) for k in (1, 5) if k <= top.shape[1]}
+    matrices = self._per_image(protocol.map) | {f"top{k}_cls": top[:, :k].any(1, keepdims=True) for k in (1, 5) if k <= self._ranked()}
     pixels = self._get("pixels") if protocol.map == "gt" and "pixels" in self._rows[0] else None
     rng, got = np.random.default_rng(seed), {k: [] for k in [*matrices, *(["pxap", "pixel_iou"] if pixels is not None else [])]}
     for part in np.array_split(np.arange(draws), -(-draws // 100)):
@@ -435,7 +441,7 @@ def intervals(self:LocalizationMetrics,
     tails = (50 - level / 2, 50 + level / 2)
     return {k: tuple(100 * float(v) for v in np.percentile(np.concatenate(x), tails)) for k, x in got.items()}
 
-# %% ../nbs/21_metrics.ipynb #3ad537de
+# %% ../nbs/21_metrics.ipynb #27d74d37
 def score_boxes(predicted, # [N, 4] or [4] xyxy
                 truth, # per image [n, 4] xyxy
                )->dict: # percent
@@ -445,7 +451,7 @@ def score_boxes(predicted, # [N, 4] or [4] xyxy
     acc = {f"maxboxacc_{round(100*d)}": 100 * float((iou >= d).mean()) for d in IOUS}
     return dict(gt_known=acc["maxboxacc_50"], **acc, maxboxacc_mean=float(np.mean(list(acc.values()))), mean_iou=100 * float(iou.mean()))
 
-# %% ../nbs/21_metrics.ipynb #27d74d37
+# %% ../nbs/21_metrics.ipynb #908d83b0
 def whole_image_baseline(boxes, # per image [n, 4] int xyxy in network pixels
                          size:int|tuple[int, int]=224,
                         )->dict: # "name" and percentages
@@ -453,7 +459,7 @@ def whole_image_baseline(boxes, # per image [n, 4] int xyxy in network pixels
     H, W = (size, size) if isinstance(size, int) else size
     return dict(name="whole image", **score_boxes([0, 0, W - 1, H - 1], boxes))
 
-# %% ../nbs/21_metrics.ipynb #51f27c4c
+# %% ../nbs/21_metrics.ipynb #50be10a5
 def centred_box(fraction:float, # of the image's sides, in (0, 1]
                 size:int|tuple[int, int]=224,
                )->np.ndarray: # [4] int xyxy
@@ -462,7 +468,7 @@ def centred_box(fraction:float, # of the image's sides, in (0, 1]
     low = np.round(side * (1 - fraction) / 2).astype(int)
     return np.concatenate([low, side - 1 - low])
 
-# %% ../nbs/21_metrics.ipynb #50be10a5
+# %% ../nbs/21_metrics.ipynb #c13156b4
 def best_centred_baseline(val_boxes, # per val image [n, 4]: the side is chosen on these
                           test_boxes, # per test image [n, 4]: the score is reported on these
                           size:int|tuple[int, int]=224,
@@ -474,7 +480,7 @@ def best_centred_baseline(val_boxes, # per val image [n, 4]: the side is chosen 
     f = float(fractions[max(range(len(val)), key=lambda i: (val[i]["gt_known"], val[i]["mean_iou"]))])
     return dict(name=f"best centred box (side {f:.2f}, chosen on val)", fraction=round(f, 6), **score_boxes(centred_box(f, size), test_boxes))
 
-# %% ../nbs/21_metrics.ipynb #e17cba61
+# %% ../nbs/21_metrics.ipynb #667ad2c3
 @patch
 def state_dict(self:LocalizationMetrics)->dict: # name -> array
     "Everything collected, as plain arrays."
@@ -482,7 +488,7 @@ def state_dict(self:LocalizationMetrics)->dict: # name -> array
     settings = dict(size=np.array(self.size), thresholds=self.thresholds, keep=np.array(self.keep), use_multi=np.array(self.multi))
     return dict(**settings, **{f"row_{k}": self._get(k) for k in names})
 
-# %% ../nbs/21_metrics.ipynb #667ad2c3
+# %% ../nbs/21_metrics.ipynb #c81894dd
 @patch
 def load_state_dict(self:LocalizationMetrics, state:dict)->LocalizationMetrics:
     "Become what `state_dict` described."
@@ -492,7 +498,7 @@ def load_state_dict(self:LocalizationMetrics, state:dict)->LocalizationMetrics:
     self._rows = [row] if row else []
     return self
 
-# %% ../nbs/21_metrics.ipynb #c81894dd
+# %% ../nbs/21_metrics.ipynb #8bb6b24a
 @patch
 def merge(self:LocalizationMetrics,
           other:LocalizationMetrics, # measured elsewhere, on other images, with the same settings
@@ -505,7 +511,7 @@ def merge(self:LocalizationMetrics,
     for row in other._rows: self._add(row)
     return self
 
-# %% ../nbs/21_metrics.ipynb #8bb6b24a
+# %% ../nbs/21_metrics.ipynb #a79f0e84
 @patch
 def save(self:LocalizationMetrics,
          path:str|Path, # .npz file, replaced atomically
@@ -513,7 +519,7 @@ def save(self:LocalizationMetrics,
     "Write everything collected; `LocalizationMetrics.load` reads it back."
     with atomic_write(path, "wb") as f: np.savez_compressed(f, **self.state_dict())
 
-# %% ../nbs/21_metrics.ipynb #a79f0e84
+# %% ../nbs/21_metrics.ipynb #3fd9b527
 @patch(cls_method=True)
 def load(cls:LocalizationMetrics, path:str|Path)->LocalizationMetrics:
     "Read what `save` wrote. Raises `DataError` if the file is damaged."
@@ -522,7 +528,7 @@ def load(cls:LocalizationMetrics, path:str|Path)->LocalizationMetrics:
     except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as e:
         raise DataError(f"{path} is not a file that LocalizationMetrics.save wrote ({e})") from e
 
-# %% ../nbs/21_metrics.ipynb #be575400
+# %% ../nbs/21_metrics.ipynb #457265cf
 @patch
 def gather(self:LocalizationMetrics)->LocalizationMetrics: # self
     "Merge what all processes of `torch.distributed` collected, in the order of their ranks; alone, nothing happens."
@@ -534,7 +540,7 @@ def gather(self:LocalizationMetrics)->LocalizationMetrics: # self
     for s in states: self.merge(LocalizationMetrics().load_state_dict(s))
     return self
 
-# %% ../nbs/21_metrics.ipynb #8dcb2284
+# %% ../nbs/21_metrics.ipynb #ed55856e
 class MapFolder:
     "A folder of `.npy` maps, read when needed. Raises `DataError` naming the file that is missing or damaged."
     def __init__(self, folder:str|Path): # searched with its subfolders
@@ -545,7 +551,7 @@ class MapFolder:
             self.files[p.stem] = None if p.stem in self.files and self.files[p.stem] != p else p  # None: several share the name
         if not self.files: raise DataError(f"{folder} holds no .npy file")
 
-# %% ../nbs/21_metrics.ipynb #35c06f4d
+# %% ../nbs/21_metrics.ipynb #425f74c0
 @patch
 def path(self:MapFolder, name:str)->Path|None: # of an image, e.g. "001.Black_footed_Albatross/a.jpg"
     "The map's file, or None. Raises `DataError` if several files could be meant."
@@ -564,13 +570,13 @@ def require(self:MapFolder, names, what:str="images"):
     first = ", ".join(gone[:5]) + (" ..." if len(gone) > 5 else "")
     if gone: raise DataError(f"{self.folder} has no map for {len(gone)} of {len(names)} {what}: {first}")
 
-# %% ../nbs/21_metrics.ipynb #425f74c0
+# %% ../nbs/21_metrics.ipynb #3d8fafe0
 @patch
 def batch(self:MapFolder, names): # names of images -> something that `LocalizationMetrics.update` takes as its maps
     "The maps of some images. Raises `DataError` for one that is missing or damaged."
     return _MapBatch([self._open(n) for n in names], list(names))
 
-# %% ../nbs/21_metrics.ipynb #3d8fafe0
+# %% ../nbs/21_metrics.ipynb #95e80244
 @patch
 def _open(self:MapFolder, name):
     path = self.path(name)

@@ -110,12 +110,14 @@ def localizer(method:str, # "tscam", "scm" or "lca_md"
               norm_eps:float|None=None, # epsilon of the layer norms (None: timm's)
               drop_rate:float=0., # dropout
               head:dict|None=None, # options of the method: reach, iterations
-              **kwargs, # stem="conv"; timm's options: embed_dim, depth, num_heads, mlp_ratio, img_size, patch_size, drop_path_rate ...; Conformer's channel_ratio
+              **kwargs, # stem="conv"; timm's options: embed_dim, depth, num_heads, mlp_ratio, img_size ...; Conformer's channel_ratio
              )->nn.Module:
     "A localizer on a backbone. Raises `ConfigError` for unknown methods, unfit backbones and wrong options."
     if method not in METHODS: raise ConfigError(f"unknown method {method!r}; did you mean {nearest(method, METHODS) or 'lca_md'!r}?")
     given = {k: v for k,v in dict(qk_scale=qk_scale, norm_eps=norm_eps, drop_rate=drop_rate).items() if v}
-    try: model = _conformer(pretrained, num_classes, **given, **kwargs) if backbone == CONFORMER else vit_backbone(backbone, pretrained, **given, **kwargs)
+    try:
+        if backbone == CONFORMER: model = _conformer(pretrained, num_classes, **given, **kwargs)
+        else: model = vit_backbone(backbone, pretrained, **given, **kwargs)
     except (TypeError, AssertionError) as e: raise ConfigError(f"model options {sorted(kwargs)}: {e}") from None
     return make_localizer(METHODS[method], model, num_classes, variant=variant, **(head or {}))
 

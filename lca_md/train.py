@@ -615,7 +615,8 @@ def read_logits(path:str, # .npz with names [N] (text) and logits [N, K]
     if not path: return None
     try:
         with np.load(path, allow_pickle=False) as z: names, logits = z["names"], z["logits"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as e: raise DataError(f"{path}: expected an .npz file with `names` (text) and `logits` ({e})") from e
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as e:
+        raise DataError(f"{path}: expected an .npz file with `names` (text) and `logits` ({e})") from e
     if logits.ndim != 2 or len(names) != len(logits): raise DataError(f"{path}: {len(names)} names for logits of shape {logits.shape}")
     return {_bare(str(n)): row for n, row in zip(names, logits)}
 

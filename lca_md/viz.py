@@ -54,7 +54,7 @@ def styled(f):
         with plt.rc_context(STYLE): return f(*args, **kwargs)
     return inner
 
-# %% ../nbs/22_viz.ipynb #18047872
+# %% ../nbs/22_viz.ipynb #a586f5c6
 class Picture(Figure):
     "A figure that a notebook shows once, small enough for a page (PNG, or JPEG where that would be heavy); one panel's methods are its own."
     limit = 95_000  # bytes
@@ -72,7 +72,7 @@ class Picture(Figure):
         mime, data = self.encode()
         publish_display_data({mime: base64.b64encode(data).decode(), "text/plain": f"<Picture with {len(self.axes)} axes>"})
 
-# %% ../nbs/22_viz.ipynb #a586f5c6
+# %% ../nbs/22_viz.ipynb #06d3e03c
 @patch
 def encode(self:Picture)->tuple[str, bytes]: # mime type and file
     "The picture as a small file."
@@ -86,7 +86,7 @@ def encode(self:Picture)->tuple[str, bytes]: # mime type and file
         if out.tell() <= self.limit: break
     return "image/jpeg", out.getvalue()
 
-# %% ../nbs/22_viz.ipynb #06d3e03c
+# %% ../nbs/22_viz.ipynb #a9835322
 @styled
 def subplots(nrows:int=1, # rows of axes
              ncols:int=1, # columns of axes
@@ -98,14 +98,14 @@ def subplots(nrows:int=1, # rows of axes
     if "inline" not in matplotlib.get_backend(): plt.close(fig)
     return fig, axes
 
-# %% ../nbs/22_viz.ipynb #7190b71c
+# %% ../nbs/22_viz.ipynb #28621b73
 def _canvas(ax, size):
     "The axes to draw on, and what the helper returns: your axes, or a new picture."
     if ax is not None: return ax, ax
     fig, ax = subplots(size=size)
     return ax, fig
 
-# %% ../nbs/22_viz.ipynb #e92fcc38
+# %% ../nbs/22_viz.ipynb #087cc3ef
 def method_color(name:str, # "TS-CAM", "LCA-MD (reach 3)", ...
                  i:int=0, # its place among the methods shown
                 )->str: # hex colour
@@ -113,7 +113,7 @@ def method_color(name:str, # "TS-CAM", "LCA-MD (reach 3)", ...
     known = [c for m, c in METHODS.items() if name.lower().startswith(m.lower())]
     return known[0] if known else [c for c in PALETTE if c not in METHODS.values()][i % 4]
 
-# %% ../nbs/22_viz.ipynb #3c08239b
+# %% ../nbs/22_viz.ipynb #e95730fd
 def to_image(x, # [H, W, 3] or [3, H, W], uint8 or float; or a PIL image
              normalized:bool|None=None, # undo ImageNet's mean and deviation; None: if values leave [0, 1]
             )->np.ndarray: # [H, W, 3] uint8
@@ -125,14 +125,14 @@ def to_image(x, # [H, W, 3] or [3, H, W], uint8 or float; or a PIL image
     if normalized or (normalized is None and (x.min() < 0 or x.max() > 1)): x = x * [.229, .224, .225] + [.485, .456, .406]
     return np.round(255 * x.clip(0, 1)).astype(np.uint8)
 
-# %% ../nbs/22_viz.ipynb #71668e69
+# %% ../nbs/22_viz.ipynb #a18329ff
 def to_input(image, # [H, W, 3] uint8
             )->torch.Tensor: # [1, 3, H, W] float32
     "A picture as a network takes it: channels first, ImageNet's mean and deviation. `to_image` is the way back."
     x = (to_image(image) / 255 - [.485, .456, .406]) / [.229, .224, .225]
     return torch.from_numpy(x.transpose(2, 0, 1)[None].astype(np.float32))
 
-# %% ../nbs/22_viz.ipynb #e95730fd
+# %% ../nbs/22_viz.ipynb #c0a0f745
 def draw_box(ax, # axes
              box, # [4] xyxy, inclusive pixels
              color:str=FOUND,
@@ -147,14 +147,14 @@ def draw_box(ax, # axes
         label = ax.annotate(text, (x0 - .5, y0 - .5), xytext=(3, -3), textcoords="offset points", color=color, fontsize=7.5, va="top", weight="bold")
         label.set_path_effects([effects.Stroke(linewidth=2.4, foreground="#000000c0"), effects.Normal()])
 
-# %% ../nbs/22_viz.ipynb #321aa2b0
+# %% ../nbs/22_viz.ipynb #273f4f43
 def _bare(ax, title=""):
     "No ticks, no frame."
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     if title: ax.set_title(title)
 
-# %% ../nbs/22_viz.ipynb #28d1450d
+# %% ../nbs/22_viz.ipynb #388e3997
 def blend(image, # picture, anything that `to_image` takes
           map, # [h, w] any size and range
           alpha:float=.75, # weight of the heat where the map is highest
@@ -166,7 +166,7 @@ def blend(image, # picture, anything that `to_image` takes
     weight = alpha * m ** .8
     return np.round((1 - weight) * grey + weight * 255 * matplotlib.colormaps[HEAT](m[..., 0])[..., :3]).astype(np.uint8)
 
-# %% ../nbs/22_viz.ipynb #c19b6e8d
+# %% ../nbs/22_viz.ipynb #ecdf9b0e
 def _both_boxes(ax, box, truth, iou):
     "Predicted and true boxes; the IoU of a single predicted one."
     box, truth = (np.zeros((0, 4)) if b is None else to_numpy(b).reshape(-1, 4) for b in (box, truth))
@@ -175,7 +175,7 @@ def _both_boxes(ax, box, truth, iou):
         score = float(best_iou(b, truth)) if len(truth) else 1
         draw_box(ax, b, FOUND if score >= .5 else MISSED, text=f"{score:.2f}" if iou and len(truth) and len(box) == 1 else "")
 
-# %% ../nbs/22_viz.ipynb #c0a0f745
+# %% ../nbs/22_viz.ipynb #e0a0707e
 @styled
 def overlay(image, # picture
             map=None, # [h, w] heat map; None: the picture alone
@@ -192,7 +192,7 @@ def overlay(image, # picture
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #ecdf9b0e
+# %% ../nbs/22_viz.ipynb #e5e0a630
 @styled
 def show_maps(images, # N pictures
               maps:dict, # method -> N maps [h, w], or None for a column of pictures
@@ -222,7 +222,7 @@ def show_maps(images, # N pictures
             fig.text(x0, y1 + (16 if titles is not None else 5) / 72 / height, name, weight="bold")
     return fig
 
-# %% ../nbs/22_viz.ipynb #e0a0707e
+# %% ../nbs/22_viz.ipynb #2f8c6bdb
 def _map_row(axes, i, images, maps, boxes, truth, titles):
     "One image of `show_maps`."
     for ax in axes: _bare(ax)
@@ -235,7 +235,7 @@ def _map_row(axes, i, images, maps, boxes, truth, titles):
         overlay(images[i], None if m is None else m[i], None if name not in boxes else boxes[name][i], true, ax=ax)
     if titles is not None: axes[0].set_title(str(titles[i]), fontsize=7.5, color=MUTED, pad=2)
 
-# %% ../nbs/22_viz.ipynb #0f968c65
+# %% ../nbs/22_viz.ipynb #04b68243
 @styled
 def show_images(images, # pictures
                 titles=None, # one per picture
@@ -251,7 +251,7 @@ def show_images(images, # pictures
         if titles is not None: ax.set_title(str(titles[i]), fontsize=7.5, color=MUTED, pad=2)
     return fig
 
-# %% ../nbs/22_viz.ipynb #6fed2908
+# %% ../nbs/22_viz.ipynb #6e9f7909
 @styled
 def show_steps(levels:np.ndarray, # [H, W] uint8 map
                cuts, # levels to cut at
@@ -267,7 +267,7 @@ def show_steps(levels:np.ndarray, # [H, W] uint8 map
         _bare(top, f"above {cut}")
     return fig
 
-# %% ../nbs/22_viz.ipynb #04b68243
+# %% ../nbs/22_viz.ipynb #92e94301
 @styled
 def threshold_slider(levels:np.ndarray, # [H, W] uint8 map
                      image=None, # picture
@@ -289,14 +289,14 @@ def threshold_slider(levels:np.ndarray, # [H, W] uint8 map
     curve.set(xlim=(0, 1), ylim=(0, 1), xlabel="threshold, as a fraction of the map's maximum", ylabel="IoU")
     return fig
 
-# %% ../nbs/22_viz.ipynb #6e9f7909
+# %% ../nbs/22_viz.ipynb #22a5e4ee
 def _limits(ax, x, values, lift=0., form="g"):
     "Dashed lines across, each named at its right end."
     for name, y in (values or {}).items():
         ax.axhline(y, color=MUTED, lw=1, ls=(0, (4, 3)))
         ax.text(x, y + lift, f"{name} {y:{form}}", ha="right", va="bottom", color=MUTED, fontsize=8)
 
-# %% ../nbs/22_viz.ipynb #ab585c6a
+# %% ../nbs/22_viz.ipynb #80de3d18
 @styled
 def threshold_curve(curves:dict, # method -> [T] percent found at each threshold
                     thresholds, # [T]
@@ -326,7 +326,7 @@ def threshold_curve(curves:dict, # method -> [T] percent found at each threshold
     ax.legend(loc="upper left", bbox_to_anchor=(0, 1.13), ncols=len(curves) + 2, borderpad=0, handlelength=1.6, columnspacing=1.4)
     return out
 
-# %% ../nbs/22_viz.ipynb #baac5aee
+# %% ../nbs/22_viz.ipynb #b36a1075
 @styled
 def dial_bars(rows:dict, # method -> rows of `LocalizationMetrics.by`
               metric:str="gt_known",
@@ -348,14 +348,14 @@ def dial_bars(rows:dict, # method -> rows of `LocalizationMetrics.by`
     ax.legend(loc="upper left", bbox_to_anchor=(0, 1.17), ncols=3, borderpad=0, handlelength=1, handleheight=1, columnspacing=1.2)
     return out
 
-# %% ../nbs/22_viz.ipynb #80de3d18
+# %% ../nbs/22_viz.ipynb #8f2744b5
 def _wilson(percent, n, z=1.96):
     "The interval of a share that was seen in `n` images, in percent."
     p = percent / 100
     middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return 100 * (middle - half) / (1 + z * z / n), 100 * (middle + half) / (1 + z * z / n)
 
-# %% ../nbs/22_viz.ipynb #33d4be43
+# %% ../nbs/22_viz.ipynb #3e3320e8
 @styled
 def size_reliability(rows:dict, # method -> rows of `LocalizationMetrics.by_size` (or `by`)
                      metric:str="gt_known", # a share of images, in percent
@@ -379,7 +379,7 @@ def size_reliability(rows:dict, # method -> rows of `LocalizationMetrics.by_size
     ax.legend(loc="upper left", bbox_to_anchor=(0, 1.17), ncols=3, borderpad=0)
     return out
 
-# %% ../nbs/22_viz.ipynb #c31999af
+# %% ../nbs/22_viz.ipynb #1f38910a
 def _stack(ax, row, got):
     "One bar of shares, each with its number where there is room."
     left = 0.
@@ -388,7 +388,7 @@ def _stack(ax, row, got):
         if got[kind] >= 4: ax.text(left + got[kind] / 2, row, f"{got[kind]:.0f}", ha="center", va="center", fontsize=7.5, color="black")
         left += got[kind]
 
-# %% ../nbs/22_viz.ipynb #3360f2f9
+# %% ../nbs/22_viz.ipynb #2d1440cc
 ERRORS = {"right": PALETTE[2], "classification": PALETTE[6], "multi": PALETTE[3], "part": PALETTE[5], "more": PALETTE[4], "wrong": PALETTE[1]}
 @styled
 def error_bars(errors:dict, # method -> `LocalizationMetrics.errors(...)`
@@ -402,7 +402,7 @@ def error_bars(errors:dict, # method -> `LocalizationMetrics.errors(...)`
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, borderpad=0, handlelength=1, handleheight=1, columnspacing=1.2)
     return out
 
-# %% ../nbs/22_viz.ipynb #70db1da0
+# %% ../nbs/22_viz.ipynb #b036bccf
 def _tiles(n, cols, head): # pictures, columns, inches above each
     "A grid of bare axes for `n` small pictures."
     cols = max(1, min(cols, n))
@@ -411,7 +411,7 @@ def _tiles(n, cols, head): # pictures, columns, inches above each
     for ax in axes.flat: _bare(ax)
     return fig, axes
 
-# %% ../nbs/22_viz.ipynb #3e3320e8
+# %% ../nbs/22_viz.ipynb #b7891f63
 @styled
 def show_failures(images, # pictures, the worst first
                   maps, boxes, truth, # their maps [h, w], boxes [4], true boxes [n, 4]
@@ -425,7 +425,7 @@ def show_failures(images, # pictures, the worst first
         if titles is not None: ax.set_title(str(titles[i]), fontsize=7.5, color=MUTED, pad=2)
     return fig
 
-# %% ../nbs/22_viz.ipynb #8887960f
+# %% ../nbs/22_viz.ipynb #88448fcd
 @styled
 def patch_grid(image, # picture
                patch:int=16, # side of a patch in pixels
@@ -451,7 +451,7 @@ def patch_grid(image, # picture
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #1f38910a
+# %% ../nbs/22_viz.ipynb #f492385f
 def grid_of(n:int, # patches
            )->tuple[int, int]: # rows and columns
     "The square grid of `n` patches. Raises `ValueError` if `n` is not a square."
@@ -459,7 +459,7 @@ def grid_of(n:int, # patches
     if side * side != n: raise ValueError(f"{n} patches are not a square grid: pass grid=(rows, columns)")
     return side, side
 
-# %% ../nbs/22_viz.ipynb #ce0a3ba6
+# %% ../nbs/22_viz.ipynb #002196bb
 @styled
 def show_attention(attention, # [N] or [h, w]: one weight per patch
                    image=None, # the picture under it; None: the grid alone
@@ -484,7 +484,7 @@ def show_attention(attention, # [N] or [h, w]: one weight per patch
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #9967c990
+# %% ../nbs/22_viz.ipynb #80d143c1
 @styled
 def show_neighbours(pattern, # [N] or [h, w] 0/1: a row of the neighbour matrix
                     query:int|None=None, # index of the patch whose neighbours these are
@@ -506,7 +506,7 @@ def show_neighbours(pattern, # [N] or [h, w] 0/1: a row of the neighbour matrix
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #b036bccf
+# %% ../nbs/22_viz.ipynb #69a333ef
 @styled
 def show_tokens(values, # [N] or [h, w] one number per patch; [n, h, w] or a list: several
                 titles=None, # one per picture
@@ -530,14 +530,14 @@ def show_tokens(values, # [N] or [h, w] one number per patch; [n, h, w] or a lis
         ax.set_title(name, fontsize=8.5)
     return fig
 
-# %% ../nbs/22_viz.ipynb #368ab1e4
+# %% ../nbs/22_viz.ipynb #4ca246f0
 def _scale(m, center):
     "Colours for `imshow`: dark to light, or two colours around `center`."
     if center is None: return dict(cmap="cividis")
     span = np.abs(m - center).max() or 1
     return dict(cmap="RdBu_r", vmin=center - span, vmax=center + span)
 
-# %% ../nbs/22_viz.ipynb #16d9d236
+# %% ../nbs/22_viz.ipynb #888cb12f
 @styled
 def show_matrix(m, # [N, M]
                 title:str="",
@@ -554,7 +554,7 @@ def show_matrix(m, # [N, M]
     _bare(ax, title)
     return out
 
-# %% ../nbs/22_viz.ipynb #23fa53fb
+# %% ../nbs/22_viz.ipynb #2b3fb53f
 @styled
 def spectrum(values:dict, # name -> [N] eigenvalues
              limits:dict|None=None, # name -> value of a line across, e.g. {"stable below": 31.6}
@@ -571,14 +571,14 @@ def spectrum(values:dict, # name -> [N] eigenvalues
     if len(values) > 1: ax.legend(loc="upper right", bbox_to_anchor=(1, .92) if limits else None)
     return out
 
-# %% ../nbs/22_viz.ipynb #0bf6427e
+# %% ../nbs/22_viz.ipynb #f1cc6d86
 def _marks(ax, marks):
     "Dashed lines upwards, each named at its top."
     for name, at in (marks or {}).items():
         ax.axvline(at, color=MUTED, lw=1, ls=(0, (4, 3)))
         ax.annotate(name, (at, 1), xycoords=("data", "axes fraction"), xytext=(3, -9), textcoords="offset points", color=MUTED, fontsize=8)
 
-# %% ../nbs/22_viz.ipynb #ad1c1074
+# %% ../nbs/22_viz.ipynb #a1b1f543
 @styled
 def show_curves(x, # [n]
                 curves:dict, # name -> [n]
@@ -595,7 +595,7 @@ def show_curves(x, # [n]
     if len(curves) > 1: ax.legend()
     return out
 
-# %% ../nbs/22_viz.ipynb #edfb7848
+# %% ../nbs/22_viz.ipynb #f51193fc
 def _history(ax, history, title, key, best, x):
     "One panel of `training_curves`."
     for i, (name, rows) in enumerate(history.items()):
@@ -608,7 +608,7 @@ def _history(ax, history, title, key, best, x):
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=6))
     ax.grid(axis="y")
 
-# %% ../nbs/22_viz.ipynb #33ef8c58
+# %% ../nbs/22_viz.ipynb #80d93347
 @styled
 def training_curves(history:dict, # run -> rows (dicts), one per epoch
                     panels=("loss", "top1_cls", "gt_known"), # keys, or (title, key) pairs
@@ -622,7 +622,7 @@ def training_curves(history:dict, # run -> rows (dicts), one per epoch
     if len(history) > 1: axes[0, 0].legend()
     return fig
 
-# %% ../nbs/22_viz.ipynb #618413d3
+# %% ../nbs/22_viz.ipynb #f5cea175
 def cell_text(v, # a table cell
               digits:int=1,
              )->str:
@@ -630,7 +630,7 @@ def cell_text(v, # a table cell
     if v is None or (isinstance(v, float) and np.isnan(v)): return ""
     return f"{v:.{digits}f}" if isinstance(v, (float, np.floating)) else str(v)
 
-# %% ../nbs/22_viz.ipynb #776f57d4
+# %% ../nbs/22_viz.ipynb #4956e366
 class Table:
     "Rows of a table that shows itself as HTML in a notebook and as Markdown in a terminal."
     def __init__(self,
@@ -648,7 +648,7 @@ class Table:
     def __repr__(self): return self.markdown()
     def _repr_markdown_(self): return self.markdown()
 
-# %% ../nbs/22_viz.ipynb #97486492
+# %% ../nbs/22_viz.ipynb #88273510
 @patch
 def _embolden(self:Table, j, values):
     best = max((v for v in values if v is not None), default=None)
@@ -657,7 +657,7 @@ def _embolden(self:Table, j, values):
 @patch
 def _right(self:Table, j): return all(not r[j] or r[j].strip("*-").replace(".", "", 1).isdigit() for r in self.rows)
 
-# %% ../nbs/22_viz.ipynb #54d5b048
+# %% ../nbs/22_viz.ipynb #a0de1bb0
 @patch
 def markdown(self:Table)->str:
     "The table in Markdown, columns padded."
@@ -667,7 +667,7 @@ def markdown(self:Table)->str:
     rule = "|" + "|".join("-" * (n + 1) + (":" if self._right(j) else "-") for j, n in enumerate(wide)) + "|"
     return "\n".join([pad(grid[0]), rule, *map(pad, grid[1:])])
 
-# %% ../nbs/22_viz.ipynb #f1cc6d86
+# %% ../nbs/22_viz.ipynb #38b980b8
 @patch
 def html(self:Table)->str:
     "The table in HTML."

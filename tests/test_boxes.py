@@ -66,9 +66,7 @@ def test_equal_to_plain_loop_any_map(levels, thresholds):
     np.testing.assert_array_equal(largest_boxes(levels[None], thresholds)[0], plain_boxes(levels, thresholds))
 
 
-def by_tree(levels, cuts, sweep):
-    H, W = levels.shape
-    return B._by_tree(levels, cuts, B._workspace(-(-(H + 2) // 8) * 8, -(-(W + 2) // 8) * 8), sweep)[cuts]
+def by_tree(levels, cuts, run, **more): return B._by_tree(levels[None], np.array(cuts)[None], run, **more)[0]
 
 
 @settings(max_examples=300, deadline=None)
@@ -78,14 +76,14 @@ def test_sweep_equals_tracing(levels):
     cuts = np.unique(levels)[:-1].astype(int)
     if not len(cuts): return
     want = [B.largest_box(levels, level) for level in cuts]
-    np.testing.assert_array_equal(by_tree(levels, cuts, B._sweep), want)
+    np.testing.assert_array_equal(by_tree(levels, cuts, B._sweep_maps), want)
     np.testing.assert_array_equal(B._by_tracing(levels, cuts), want)
 
 
 @pytest.mark.parametrize("kind", ["coarse", "noise", "waves", "mazes", "rings"])
 def test_compiled_sweep_equals_tracing(kind):
     "All levels of larger maps: many islands that compete, touch at corners only, lie in each other's holes, or have equal areas."
-    sweep, rng = B._compiled()["_sweep"], np.random.default_rng(sum(map(ord, kind)))
+    sweep, rng = B._compiled()["_sweep_maps"], np.random.default_rng(sum(map(ord, kind)))
     for i in range(12):
         H, W = rng.integers(20, 130, 2)
         y, x = np.mgrid[:H, :W]
@@ -102,10 +100,9 @@ def test_compiled_sweep_equals_tracing(kind):
 
 def test_settling_in_parts():
     "More islands than the list of them holds: it is settled in between, with the same answer."
-    levels = np.random.default_rng(3).integers(0, 40, (60, 70), dtype=np.uint8)
-    work, cuts = list(B._workspace(64, 72)), np.arange(39)
-    work[-2] = np.empty((1500, 6), np.int32)
-    np.testing.assert_array_equal(B._by_tree(levels, cuts, tuple(work), B._compiled()["_sweep"])[cuts], B._by_tracing(levels, cuts))
+    levels, cuts = np.random.default_rng(3).integers(0, 40, (60, 70), dtype=np.uint8), np.arange(39)
+    want = B._by_tracing(levels, cuts)
+    for room in (0, 1 << 16): np.testing.assert_array_equal(by_tree(levels, cuts, B._compiled()["_sweep_maps"], room=room), want)
 
 
 def test_few_and_many_boxes_agree(monkeypatch):

@@ -48,7 +48,7 @@ def test_folder_of_maps_by_hand(birds, tmp_path):
         m.update(one, logits[Path(r.name).with_suffix("").as_posix()][None], [r.label], [ds.boxes(i)], [ds.mask(i)])
     assert got["table"] == m.table(got["val_threshold"], None, "test") and set(got["val_threshold"]) == {"gt", "pred"}
     stored = json.loads((tmp_path/"a"/"metrics.json").read_text())
-    assert {"maxboxaccv2_mean", "pxap", "pixel_iou"} <= stored["table"][0].keys() and stored["threshold_rule"].endswith("(8 images)")
+    assert {"maxboxaccv2_mean", "pxap", "pixel_iou"} <= stored["table"][0].keys() and stored["threshold_rule"].endswith("(4 images)")
     assert stored["intervals"]["pxap"][0] < stored["table"][0]["pxap"] < stored["intervals"]["pxap"][1]
     assert not (tmp_path/"a"/"parts").exists()
 

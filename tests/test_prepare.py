@@ -36,16 +36,21 @@ def jpeg(k, i, mode="RGB", kind="JPEG"):
 
 def voc(name, wnid, size, boxes):
     "XML as ILSVRC's official files have it."
-    objects = "".join(f"\t<object>\n\t\t<name>{wnid}</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>\n\t\t<difficult>0</difficult>\n\t\t<bndbox>\n"
-                      + "".join(f"\t\t\t<{t}>{v}</{t}>\n" for t, v in zip(("xmin", "ymin", "xmax", "ymax"), b)) + "\t\t</bndbox>\n\t</object>\n" for b in boxes)
-    return (f"<annotation>\n\t<folder>val</folder>\n\t<filename>{name}</filename>\n\t<source>\n\t\t<database>ILSVRC_2012</database>\n\t</source>\n\t<size>\n"
-            f"\t\t<width>{size[0]}</width>\n\t\t<height>{size[1]}</height>\n\t\t<depth>3</depth>\n\t</size>\n\t<segmented>0</segmented>\n{objects}</annotation>\n").encode()
+    objects = "".join(f"\t<object>\n\t\t<name>{wnid}</name>\n\t\t<pose>Unspecified</pose>\n"
+                      "\t\t<truncated>0</truncated>\n\t\t<difficult>0</difficult>\n\t\t<bndbox>\n"
+                      + "".join(f"\t\t\t<{t}>{v}</{t}>\n" for t, v in zip(("xmin", "ymin", "xmax", "ymax"), b)) + "\t\t</bndbox>\n\t</object>\n"
+                              for b in boxes)
+    return (f"<annotation>\n\t<folder>val</folder>\n\t<filename>{name}</filename>\n\t<source>\n"
+            "\t\t<database>ILSVRC_2012</database>\n\t</source>\n\t<size>\n"
+            f"\t\t<width>{size[0]}</width>\n\t\t<height>{size[1]}</height>\n"
+            f"\t\t<depth>3</depth>\n\t</size>\n\t<segmented>0</segmented>\n{objects}</annotation>\n").encode()
 
 
 TRAIN = {f"{w}/{w}_{10 * i + k}.JPEG": jpeg(k, i) for k, w in enumerate(WNIDS) for i in range(4)}
 CLASS = [2, 0, 1, 0, 2, 1]  # of the validation pictures: not sorted
 VAL = {f"ILSVRC2012_val_{n + 1:08d}.JPEG": jpeg(k, n) for n, k in enumerate(CLASS)}
-VAL_XML = {f"ILSVRC2012_val_{n + 1:08d}.xml": voc(f"ILSVRC2012_val_{n + 1:08d}", WNIDS[k], (60 + n, 40 + k), [(10, 8, 30, 28), (1, 2, 9, 9)][:1 + n % 2])
+VAL_XML = {f"ILSVRC2012_val_{n + 1:08d}.xml": voc(f"ILSVRC2012_val_{n + 1:08d}", WNIDS[k], (60 + n, 40 + k), [(10, 8, 30, 28), (1, 2, 9,
+        9)][:1 + n % 2])
            for n, k in enumerate(CLASS)}
 TRAIN_XML = {f"{w}/{w}_{k}.xml": voc(f"{w}_{k}", w, (60, 40 + k), [(10, 8, 30, 28)]) for k, w in enumerate(WNIDS)}
 
@@ -92,8 +97,10 @@ def archives(root):
 def kaggle(root):
     solution = "ImageId,PredictionString\n" + "".join(f"ILSVRC2012_val_{n + 1:08d},{WNIDS[k]} 10 8 30 28 \n" for n, k in enumerate(CLASS))
     words = "".join(f"{w} {t}\n" for w, t in zip(WNIDS, WORDS))
-    return write(root, below("ILSVRC/Data/CLS-LOC/train", TRAIN) | below("ILSVRC/Data/CLS-LOC/val", VAL) | below("ILSVRC/Annotations/CLS-LOC/val", VAL_XML)
-                 | below("ILSVRC/Annotations/CLS-LOC/train", TRAIN_XML) | {"LOC_val_solution.csv": solution.encode(), "LOC_synset_mapping.txt": words.encode()})
+    return write(root, below("ILSVRC/Data/CLS-LOC/train", TRAIN) | below("ILSVRC/Data/CLS-LOC/val", VAL) | below("ILSVRC/Annotations/CLS-LOC/val",
+            VAL_XML)
+                 | below("ILSVRC/Annotations/CLS-LOC/train", TRAIN_XML) | {"LOC_val_solution.csv": solution.encode(),
+                         "LOC_synset_mapping.txt": words.encode()})
 
 
 def class_folders(root):
@@ -116,7 +123,8 @@ SHAPES = dict(archives=archives, kaggle=kaggle, class_folders=class_folders, fla
 
 def records(out):
     "All that a prepared set says, and the pictures' bytes."
-    return {s: [(r.name, r.label, r.size, r.boxes.tolist(), md5(Path(r.path).read_bytes()).hexdigest()) for r in open_split(out, s, val_per_class=1)[0]]
+    return {s: [(r.name, r.label, r.size, r.boxes.tolist(), md5(Path(r.path).read_bytes()).hexdigest()) for r in open_split(out, s,
+            val_per_class=1)[0]]
             for s in ("train", "val", "test")}
 
 
@@ -284,7 +292,8 @@ def evil_tar(path, name, type=tarfile.REGTYPE, link="", mode="w"):
     return path
 
 
-EVIL = [("../b.txt", tarfile.REGTYPE, ""), ("x/../../b.txt", tarfile.REGTYPE, ""), ("/b.txt", tarfile.REGTYPE, ""), ("C:\\b.txt", tarfile.REGTYPE, ""),
+EVIL = [("../b.txt", tarfile.REGTYPE, ""), ("x/../../b.txt", tarfile.REGTYPE, ""), ("/b.txt", tarfile.REGTYPE, ""), ("C:\\b.txt", tarfile.REGTYPE,
+        ""),
         ("..\\b.txt", tarfile.REGTYPE, ""), ("link", tarfile.SYMTYPE, "/"), ("link", tarfile.SYMTYPE, "../.."), ("link", tarfile.LNKTYPE, "../a.txt"),
         ("dev", tarfile.CHRTYPE, ""), ("pipe", tarfile.FIFOTYPE, "")]
 
@@ -302,7 +311,8 @@ def test_evil_archive_is_refused(name, type, link, mode, tmp_path):
 def test_evil_inside_the_training_archive(tmp_path):
     "In the outer archive nothing is written at all; in a class archive, nothing of that class."
     data = evil_tar(tmp_path / "inner.tar", "../../../b.txt").read_bytes()
-    pack(tmp_path / "in" / ARCHIVES["train"], {f"{WNIDS[0]}.tar": packed({"a.JPEG": TRAIN[f"{WNIDS[0]}/{WNIDS[0]}_0.JPEG"]}), f"{WNIDS[1]}.tar": data})
+    pack(tmp_path / "in" / ARCHIVES["train"], {f"{WNIDS[0]}.tar": packed({"a.JPEG": TRAIN[f"{WNIDS[0]}/{WNIDS[0]}_0.JPEG"]}),
+            f"{WNIDS[1]}.tar": data})
     with pytest.raises(DataError, match=rf"{ARCHIVES['train']}:{WNIDS[1]}.tar: member"): prepare_ilsvrc(tmp_path / "in", tmp_path / "out")
     assert not list(tmp_path.rglob("b.txt")) and not list((tmp_path / "out").rglob(f"*{WNIDS[1]}*"))
     pack(tmp_path / "in2" / ARCHIVES["train"], {f"{WNIDS[0]}.tar": packed({"a.JPEG": b"x"}), "../evil.tar": data})
@@ -367,8 +377,10 @@ def test_odd_pictures_and_boxes_are_counted(tmp_path):
     (root / f"bbox_val/{name.format(6)}.xml").write_bytes(VAL_XML[f"{name.format(6)}.xml"][:90])
     report = prepare_ilsvrc(root, tmp_path / "out")
     text = str(report)
-    for says in ("not RGB: 1 CMYK, 1 L; converted", "no JPEG, whatever their name says: 1 PNG", f"1 pictures cannot be read: val/{name.format(4)}.JPEG (", f"{name.format(5)}",
-                 "test: boxes that reach more than a pixel beyond their picture, clipped: 1", "test: boxes without area inside their picture, left out: 1",
+    for says in ("not RGB: 1 CMYK, 1 L; converted", "no JPEG, whatever their name says: 1 PNG",
+            f"1 pictures cannot be read: val/{name.format(4)}.JPEG (", f"{name.format(5)}",
+                 "test: boxes that reach more than a pixel beyond their picture, clipped: 1",
+                         "test: boxes without area inside their picture, left out: 1",
                  "test: 1 annotations cannot be read: "):
         assert says in text, (says, text)
     assert re.search(rf"{name.format(6)}.xml, line [0-9]+: not valid XML", text)
@@ -500,7 +512,8 @@ def test_cub_read_only_folder_is_left_alone(tmp_path):
 
 
 def test_cub_wrong_sizes_and_boxes(tmp_path):
-    root = write(tmp_path / "cub", cub_files() | {"image_sizes.txt": "".join(f"{i} {60 + (i - 1) % 4 + (i == 5)} {40 + (i - 1) // 4}\n" for i in range(1, 13)).encode()})
+    root = write(tmp_path / "cub", cub_files() | {"image_sizes.txt": "".join(f"{i} {60 + (i - 1) % 4 + (i == 5)} {40 + (i - 1) // 4}\n"
+            for i in range(1, 13)).encode()})
     text = (root / "bounding_boxes.txt").read_text().replace("\n3 10.0", "\n3 500.0").replace("\n4 10.0", "\n4 50.0")
     (root / "bounding_boxes.txt").write_text(text)
     report = prepare_cub(root)
