@@ -16,7 +16,8 @@ def notebook(*cells): # (kind, source), ... -> JSON
 
 @pytest.fixture
 def repo(tmp_path):
-    def run(*args): subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=n@example.invalid", *args], cwd=tmp_path, check=True, capture_output=True)
+    who = ["-c", "user.name=n", "-c", "user.email=n@example.invalid"]
+    def run(*args): subprocess.run(["git", *who, *args], cwd=tmp_path, check=True, capture_output=True)
     (tmp_path/"a.ipynb").write_text(notebook(("md", "# Title"), ("code", "x = 1\ny = 2")))
     run("init", "-q")
     run("add", ".")

@@ -1,7 +1,8 @@
 """The data of the site's threshold explorer: python tools/explorer.py (or `make explorer`)
 
 Draws four birds under four settings of the dials, asks the shipped TS-CAM and LCA-MD for the map of the true class, and writes pictures, maps,
-and the package's own boxes at 100 thresholds to nbs/assets/explorer/birds.js, the picture that stands in for the explorer without JavaScript, and the README's pictures.
+and the package's own boxes at 100 thresholds to nbs/assets/explorer/birds.js, the picture that stands in for the explorer
+without JavaScript, and the README's.
 Run it again after the shipped weights change; tests/test_site.py says when.
 """
 import base64, hashlib, io, json, sys
@@ -23,7 +24,8 @@ OUT = ROOT/"nbs/assets/explorer"
 SEED, BIRDS = 7, (2, 5, 7, 0)  # drawings that no training has seen
 METHODS = {"TS-CAM": "tscam", "LCA-MD": "lca_md"}
 PLAIN = dict(discriminativeness=1., occlusion=0., camouflage=0.)
-DIALS = {"as it is": {}, "leaves in front": dict(occlusion=.9), "hidden in its colours": dict(camouflage=.9), "one telling part": dict(discriminativeness=0.)}
+DIALS = {"as it is": {}, "leaves in front": dict(occlusion=.9), "hidden in its colours": dict(camouflage=.9),
+         "one telling part": dict(discriminativeness=0.)}
 
 
 def fingerprint() -> str:
@@ -70,10 +72,11 @@ def make(birds=BIRDS) -> dict:
         model, card = from_card(shipped_weights(file))
         seen[name], chosen[name] = look(model, flat), card["threshold"]["gt"]
     views = lambda i: {m: {"map": maps[i].ravel().tolist(), "boxes": boxes[i].ravel().tolist()} for m, (maps, boxes) in seen.items()}
-    return {"weights": fingerprint(), "thresholds": [round(float(t), 2) for t in THRESHOLDS], "methods": list(METHODS), "dials": list(DIALS), "chosen": chosen,
-            "heat": [matplotlib.colors.to_hex(c) for c in matplotlib.colormaps[viz.HEAT](np.linspace(0, 1, 32))],
-            "birds": [{"name": row[0].species.replace("_", " "), "scenes": [{"image": inline(webp(b.image)), "truth": list(map(int, b.box)), "methods": views(per*i + j)}
-                                                          for j, b in enumerate(row)]} for i, row in enumerate(rows)]}
+    scene = lambda b, i: {"image": inline(webp(b.image)), "truth": list(map(int, b.box)), "methods": views(i)}
+    return {"weights": fingerprint(), "thresholds": [round(float(t), 2) for t in THRESHOLDS], "methods": list(METHODS), "dials": list(DIALS),
+            "chosen": chosen, "heat": [matplotlib.colors.to_hex(c) for c in matplotlib.colormaps[viz.HEAT](np.linspace(0, 1, 32))],
+            "birds": [{"name": row[0].species.replace("_", " "), "scenes": [scene(b, per*i + j) for j, b in enumerate(row)]}
+                      for i, row in enumerate(rows)]}
 
 
 def picture(data:dict) -> bytes:
@@ -100,7 +103,8 @@ def readme_maps(data:dict) -> bytes:
 def main():
     data = make()
     OUT.mkdir(parents=True, exist_ok=True)
-    with atomic_write(OUT/"birds.js") as f: f.write("// Written by tools/explorer.py.\nwindow.LCA_EXPLORER = " + json.dumps(data, separators=(",", ":")) + ";\n")
+    text = json.dumps(data, separators=(",", ":"))
+    with atomic_write(OUT/"birds.js") as f: f.write(f"// Written by tools/explorer.py.\nwindow.LCA_EXPLORER = {text};\n")
     for name, content in (("explorer", picture(data)), ("readme_birds", readme_birds()), ("readme_maps", readme_maps(data))):
         with atomic_write(OUT/f"{name}.webp", "wb") as f: f.write(content)
     print(", ".join(f"{p.name} {p.stat().st_size/1024:.0f} KiB" for p in sorted(OUT.iterdir())))

@@ -115,13 +115,14 @@ def measure(path:Path) -> dict:
 
 def table():
     "One line per chapter; a star marks a figure outside the style's range (words per line are counted only where a chapter exports code)."
-    columns = dict(cells="cells", code="code", median="median", p90="p90", longest="longest", pictures="pictures", words="words/line", exports="exports",
-                   tests="tests/export", kib="KiB")
+    columns = dict(cells="cells", code="code", median="median", p90="p90", longest="longest", pictures="pictures", words="words/line",
+                   exports="exports", tests="tests/export", kib="KiB")
     print(f"{'chapter':<18}" + "".join(f"{head:>{len(head) + 3}}" for head in columns.values()))
     for path in chapters():
         m = measure(path)
         shown = {k: "" if v is None else f"{v:.1f}" if k in ("words", "tests") else f"{v:.0f}" for k, v in m.items()}
-        out = [k for k, (low, high) in STYLE.items() if m[k] is not None and not low <= m[k] <= high and (k != "words" or m["exports"])]
+        counts = [k for k in STYLE if m[k] is not None and (k != "words" or m["exports"])]
+        out = [k for k in counts if not STYLE[k][0] <= m[k] <= STYLE[k][1]]
         print(f"{path.stem:<18}" + "".join(f"{shown[k] + ('*' if k in out else ' '):>{len(head) + 3}}" for k, head in columns.items()))
     print("* outside: " + ", ".join(f"{columns[k]} {low:g} to {high:g}" for k, (low, high) in STYLE.items()))
 

@@ -114,7 +114,8 @@ FONTS = re.compile(r"@import url\([\"']?https://fonts\.[^)]*\);?")
 EXPLORER = "threshold-explorer"
 
 
-LANDMARKS = {'<nav class="navbar ': "Site", '<nav id="quarto-sidebar"': "Chapters", '<nav id="TOC"': "On this page", '<nav class="page-navigation"': "Previous and next"}
+LANDMARKS = {'<nav class="navbar ': "Site", '<nav id="quarto-sidebar"': "Chapters", '<nav id="TOC"': "On this page",
+             '<nav class="page-navigation"': "Previous and next"}
 WORDS = re.compile(r"(?s)<(h[12]|p)\b[^>]*>(?!<em>|<a [^>]*>source)(.*?)</\1>")  # not what nbdev writes for a name
 
 
