@@ -24,7 +24,7 @@ from .models import save_checkpoint
 from .runs import check_parameters, execute, fresh_folder, launch_command, parse_pairs, script
 from .states import Stopped
 from .sweep import alternatives, do_job, grid, plan, read_list, report, run_sweep
-from .train import EvalConfig, evaluation_folder
+from .evaluate import EvalConfig, evaluation_folder
 
 # %% ../nbs/33_cli.ipynb #cf403090
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -68,7 +68,7 @@ def released_notes(config:str, # YAML file or shipped name
 def train(config:Annotated[str, Option("--config", "--config_file", help="YAML file, or a shipped name: CUB/deit_lca_md_small_patch16_224")]="",
           param:Params=None,
           out:Annotated[str, Option(help="folder of the run")]="",
-          data:Annotated[str, Option(help="CUB, ILSVRC, SynthBirds, or a folder with a folder of images for each class (short for -p data=...)")]="",
+          data:Annotated[str, Option(help="CUB, ILSVRC, SynthBirds, or a folder with one of images per class (short for -p data=...)")]="",
           lr:Annotated[str, Option(help="learning rate (short for -p lr=...)")]="",
           resume:Annotated[str, Option(help="folder of a run: continue it; a weight file: start from these weights")]="",
           processes:Annotated[int, Option("--num-processes", help="processes on this machine (0: as the run that is resumed, or 1)")]=0,
@@ -126,7 +126,7 @@ def _val_line(out):
     h = json.loads((out/"history.json").read_text())
     row = h["epochs"][h["best"]["epoch"] - 1]
     best, threshold = f"best epoch {row['epoch']} by val", f"threshold {row['threshold']['gt']:.2f}"
-    if "gt_known" not in row: return f"{best}; Top-1 Cls {row['top1_cls']:.1f} (val split; it has no boxes, so the {threshold} is the configuration's)"
+    if "gt_known" not in row: return f"{best}; Top-1 Cls {row['top1_cls']:.1f} (val split, which has no boxes; {threshold} of the configuration)"
     return f"{best}; GT-known {row['gt_known']:.1f} (gt map, {threshold}, val split)"
 
 # %% ../nbs/33_cli.ipynb #8b21e736

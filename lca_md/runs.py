@@ -19,7 +19,8 @@ from .core import CheckpointError, Config, ConfigError, DataError, LcaError, Set
 from .core import atomic_write, check_keys, coerce, config_fields, config_path, fresh_folder, nearest, setting
 from .predict import LocalizeConfig
 from .states import Stopped, Stopper
-from .train import EvalConfig, NotFinite
+from .evaluate import EvalConfig
+from .train import NotFinite
 
 # %% ../nbs/32_runs.ipynb #7b183415
 def notebook_path(name:str|Path, # "train", "evaluate", "localize", "quickstart" or "pretrain"; or a notebook file of your own

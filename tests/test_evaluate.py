@@ -14,7 +14,7 @@ from lca_md.core import ConfigError, DataError
 from lca_md.data import WSOLDataset, open_split
 from lca_md.metrics import LocalizationMetrics, MapFolder, Protocol
 from lca_md.synth import species_table, write_synthbirds
-from lca_md.train import EvalConfig, evaluate, folder_source, read_logits, score_parts
+from lca_md.evaluate import EvalConfig, evaluate, folder_source, read_logits, score_parts
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def test_no_val_maps_no_val_rows(birds, tmp_path):
 
 WORKER = """
 import sys, numpy as np
-from lca_md import train
-from lca_md.train import EvalConfig, evaluate
+import lca_md.evaluate as train
+from lca_md.evaluate import EvalConfig, evaluate
 slow = train._score
 def lazy(*args, **how):
     import time; time.sleep(.4); return slow(*args, **how)
@@ -112,7 +112,7 @@ def test_killed_and_continued(birds, tmp_path):
     p.communicate()
     done = {f.name: f.stat().st_mtime_ns for f in parts.glob("*.npz")}
     assert 2 <= len(done) < 6
-    from lca_md import train
+    import lca_md.evaluate as train
     seen, original = [], train._score
     def spy(source, ds, bar, **how):
         seen.extend(r.name for r in ds.records)

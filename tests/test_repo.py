@@ -22,7 +22,8 @@ EXPECTED = {"index": [], "00_core": ["core"], "01_synth": ["synth"], "02_data": 
             "15_models": ["models"], "16_losses": ["losses"], "17_share": ["share"],
             "18_inside": [], "19_released": [], "23_thresholds": [], "35_reproduce": [],
             "20_boxes": ["boxes"], "21_metrics": ["metrics"], "22_viz": ["viz"],
-            "29_states": ["states"], "30_train": ["train"], "31_predict": ["predict"], "32_runs": ["runs"], "32b_sweep": ["sweep"],
+            "29_states": ["states"], "30_train": ["train"], "30b_evaluate": ["evaluate"],
+            "31_predict": ["predict"], "32_runs": ["runs"], "32b_sweep": ["sweep"],
             "33_cli": ["cli"], "34_own_images": [],
             "runs/train": [], "runs/evaluate": [], "runs/localize": [], "runs/quickstart": [], "runs/pretrain": []}
 

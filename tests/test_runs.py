@@ -13,7 +13,8 @@ import yaml
 from lca_md.core import CheckpointError, Config, LcaError
 from lca_md.runs import execute, notebook_path
 from lca_md.synth import species_table, write_synthbirds
-from lca_md.train import EvalConfig, Run, evaluate, fit
+from lca_md.evaluate import EvalConfig, evaluate
+from lca_md.train import Run, fit
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,7 +8,8 @@ from lca_md.core import ConfigError, LcaError
 from lca_md.states import Stopped
 from lca_md.sweep import collect, grid, plan, report, run_sweep, standing
 from lca_md.synth import write_synthbirds
-from lca_md.train import EvalConfig, evaluate, fit
+from lca_md.evaluate import EvalConfig, evaluate
+from lca_md.train import fit
 
 
 @pytest.fixture(scope="module")
