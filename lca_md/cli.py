@@ -19,6 +19,7 @@ from typing import Annotated, Optional
 import typer
 from typer import Argument, Option
 
+# %% ../nbs/33_cli.ipynb #dbd989f7
 from .core import CheckpointError, Config, ConfigError, DataError, LcaError, config_path, from_released, is_released
 from .models import save_checkpoint
 from .runs import check_parameters, execute, fresh_folder, launch_command, parse_pairs, script
@@ -26,7 +27,7 @@ from .states import Stopped
 from .sweep import alternatives, do_job, grid, plan, read_list, report, run_sweep
 from .evaluate import EvalConfig, evaluation_folder
 
-# %% ../nbs/33_cli.ipynb #cf403090
+# %% ../nbs/33_cli.ipynb #74f631f2
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Weakly supervised object localization: boxes and heat maps from class labels.")
 def main():
@@ -40,7 +41,7 @@ def main():
         print("stopped; the run continues with the same command and -p resume=true", file=sys.stderr)
         sys.exit(130)
 
-# %% ../nbs/33_cli.ipynb #1f014599
+# %% ../nbs/33_cli.ipynb #30911dfc
 Params = Annotated[Optional[list[str]], Option("-p", "--param", help="a setting, name=value; may be repeated")]
 def train_config(config:str="", # YAML file or shipped name
                  given:dict|None=None, # settings that win
@@ -55,7 +56,7 @@ def train_config(config:str="", # YAML file or shipped name
     elif folder: given["checkpoint_path"] = resume
     return Config.from_yaml(config, **given) if config else Config(**given)
 
-# %% ../nbs/33_cli.ipynb #30911dfc
+# %% ../nbs/33_cli.ipynb #50f8f1d0
 def released_notes(config:str, # YAML file or shipped name
                   )->list[str]: # a sentence per key that is not carried over
     "What the original project's nested file says without effect; empty for other files."
@@ -63,7 +64,7 @@ def released_notes(config:str, # YAML file or shipped name
     d = yaml.safe_load(config_path(config).read_text()) if config else {}
     return from_released(d)[1] if isinstance(d, dict) and is_released(d) else []
 
-# %% ../nbs/33_cli.ipynb #6401816e
+# %% ../nbs/33_cli.ipynb #9ad7edf9
 @app.command()
 def train(config:Annotated[str, Option("--config", "--config_file", help="YAML file, or a shipped name: CUB/deit_lca_md_small_patch16_224")]="",
           param:Params=None,
@@ -81,7 +82,7 @@ def train(config:Annotated[str, Option("--config", "--config_file", help="YAML f
     if show: return typer.echo(cfg.to_yaml().rstrip())
     run_training(cfg, processes or _processes_of(cfg), only_print)
 
-# %% ../nbs/33_cli.ipynb #9ad7edf9
+# %% ../nbs/33_cli.ipynb #446c521d
 def run_training(cfg:Config, # everything
                  processes:int=1, # on this machine
                  only_print:bool=False, # start nothing
@@ -95,13 +96,13 @@ def run_training(cfg:Config, # everything
     nb = execute("train", cfg.to_dict(), home, processes=processes)
     typer.echo(f"{nb.parent}: {_val_line(Path(cfg.out))}")
 
-# %% ../nbs/33_cli.ipynb #446c521d
+# %% ../nbs/33_cli.ipynb #412b399d
 def _processes_of(cfg):
     "How many processes the run had that is resumed."
     file = Path(cfg.out)/"environment.json"
     return json.loads(file.read_text()).get("processes", 1) if cfg.resume and file.is_file() else 1
 
-# %% ../nbs/33_cli.ipynb #d3ab9a49
+# %% ../nbs/33_cli.ipynb #169fa22f
 def _as_worker(cfg):
     "Be one of several processes that a launcher started."
     from lca_md.runs import work
@@ -115,7 +116,7 @@ def worker(path:Annotated[str, Argument(help="script of a run")]):
     from lca_md.runs import work
     work(path)
 
-# %% ../nbs/33_cli.ipynb #8b07679f
+# %% ../nbs/33_cli.ipynb #de19e164
 def _home(out, kind, resume=False):
     "The folder of a run, emptied by moving an earlier run aside."
     if not resume:
@@ -129,7 +130,7 @@ def _val_line(out):
     if "gt_known" not in row: return f"{best}; Top-1 Cls {row['top1_cls']:.1f} (val split, which has no boxes; {threshold} of the configuration)"
     return f"{best}; GT-known {row['gt_known']:.1f} (gt map, {threshold}, val split)"
 
-# %% ../nbs/33_cli.ipynb #8b21e736
+# %% ../nbs/33_cli.ipynb #46ce6b1f
 @app.command()
 def sweep(what:Annotated[str, Argument(help="train")],
           config:Annotated[str, Option("--config", "--config_file", help="YAML file or shipped name: what the runs have in common")]="",
@@ -149,12 +150,14 @@ def sweep(what:Annotated[str, Argument(help="train")],
     if only_print: return typer.echo("\n".join(shlex.join(c) for c in _sweep_commands(len(jobs))))
     if only and not 1 <= only <= len(jobs): raise ConfigError(f"--only {only}: the sweep has {len(jobs)} runs")
     run_sweep(jobs[only - 1:only] if only else jobs, partial(do_job, evaluate=evaluate, processes=processes), typer.echo)
+
+# %% ../nbs/33_cli.ipynb #171e8de5
 def _sweep_commands(n):
     "This very command once per run."
     said = [a for a in sys.argv[1:] if a != "--print"]
     return [["lca-md", *said, "--only", str(i + 1)] for i in range(n)]
 
-# %% ../nbs/33_cli.ipynb #46ce6b1f
+# %% ../nbs/33_cli.ipynb #71882413
 @app.command("report")
 def report_command(runs:Annotated[list[str], Argument(help="folders of runs, or folders that hold them")],
                    out:Annotated[str, Option(help="folder of the report (default: report, in the first folder)")]=""):
@@ -163,7 +166,7 @@ def report_command(runs:Annotated[list[str], Argument(help="folders of runs, or 
     typer.echo(report(runs, out))
     typer.echo(f"{out}: report.md, report.html, report.png, runs.json")
 
-# %% ../nbs/33_cli.ipynb #c63dd38e
+# %% ../nbs/33_cli.ipynb #3b7f5b7f
 @app.command()
 def evaluate(checkpoint:Annotated[str, Option(help="checkpoint of this book")]="runs/train/best.safetensors",
              data:Annotated[str, Option(help="data folder (default: the one it was trained on)")]="",
@@ -178,7 +181,7 @@ def evaluate(checkpoint:Annotated[str, Option(help="checkpoint of this book")]="
     result = json.loads((home/"metrics.json").read_text())
     typer.echo(f"{protocol_table(result)}\n\nthresholds of the val rows: {result['threshold_rule']}")
 
-# %% ../nbs/33_cli.ipynb #e52e8e0f
+# %% ../nbs/33_cli.ipynb #88bd86b5
 def protocol_table(result:dict, # metrics.json of an evaluation
                   )->str: # Markdown
     "A row per protocol, then the trivial boxes."
@@ -188,7 +191,7 @@ def protocol_table(result:dict, # metrics.json of an evaluation
                  top1_cls="Top-1 Cls", top5_cls="Top-5 Cls", mean_iou="mean IoU")
     return str(Table(rows, heads))
 
-# %% ../nbs/33_cli.ipynb #85bc78a6
+# %% ../nbs/33_cli.ipynb #d1128928
 @app.command()
 def test(config:Annotated[str, Option("--config_file", "--config", help="YAML file or shipped name")],
          resume:Annotated[str, Option(help="weight file: the original's model_best.pth, or a checkpoint of this book")],
@@ -203,7 +206,7 @@ def test(config:Annotated[str, Option("--config_file", "--config", help="YAML fi
     execute("evaluate", dict(checkpoint=str(path), data=cfg.data, out=out, device=cfg.device, threads=cfg.threads), _home(out, "evaluate"))
     typer.echo(protocol_table(json.loads((Path(out)/"metrics.json").read_text())))
 
-# %% ../nbs/33_cli.ipynb #180b0902
+# %% ../nbs/33_cli.ipynb #ea7e6a03
 def with_card(cfg:Config, # checkpoint_path names the weights
               path:str|Path, # where weights and card are written together
              ): # -> (path, thresholds)
@@ -215,7 +218,7 @@ def with_card(cfg:Config, # checkpoint_path names the weights
     save_checkpoint(run.net, path, run.card(row))
     return Path(path), row["threshold"]
 
-# %% ../nbs/33_cli.ipynb #ea7e6a03
+# %% ../nbs/33_cli.ipynb #aade176a
 def _print_lines(cfg, picture):
     "A line of JSON per image; what cannot be read is told on stderr."
     from lca_md.predict import Localizer, given_classes, list_images, pick_device, to_pil
@@ -229,11 +232,14 @@ def _print_lines(cfg, picture):
         except DataError as e: bad[name] = str(e)
         if name in bad: typer.echo(f"skipped: {name}: {bad[name]}", err=True); continue
         typer.echo(json.dumps(dict(image=name, label=got.label, score=round(got.score, 4), box=got.box, boxes=got.boxes, threshold=got.threshold)))
-        if picture:
-            from lca_md.viz import overlay
-            overlay(to_pil(root/name), got.map, got.boxes, title=got.label).get_figure().savefig(picture)
+        if picture: _save_picture(to_pil(root/name), got, picture)
 
-# %% ../nbs/33_cli.ipynb #54e9bd4c
+# %% ../nbs/33_cli.ipynb #cda266b5
+def _save_picture(image, got, path):
+    from lca_md.viz import overlay
+    overlay(image, got.map, got.boxes, title=got.label).get_figure().savefig(path)
+
+# %% ../nbs/33_cli.ipynb #5eb3e1e8
 @app.command()
 def localize(images:Annotated[list[str], Argument(help="images, or folders of them")],
              checkpoint:Annotated[str, Option(help="checkpoint of this book, or a released .pth")],
@@ -270,7 +276,7 @@ def localize(images:Annotated[list[str], Argument(help="images, or folders of th
         raise typer.Exit(130) from None
     if report: typer.echo(f"report: {execute('localize', {**cfg.to_dict(), 'fresh': False}, cfg.out).with_suffix('.html')}")
 
-# %% ../nbs/33_cli.ipynb #aade176a
+# %% ../nbs/33_cli.ipynb #68a2079b
 def localize_summary(result:dict, # from `localize_folder`
                     )->str: # two lines
     "What a folder's run has made, for the terminal."
@@ -280,7 +286,7 @@ def localize_summary(result:dict, # from `localize_folder`
     said = f"{result['localized']} of {result['images']} images localized (threshold {result['threshold']:.2f}){empty}{skipped}"
     return f"{said}\n{result['out']}: {files}"
 
-# %% ../nbs/33_cli.ipynb #5eb3e1e8
+# %% ../nbs/33_cli.ipynb #cb56af63
 @app.command()
 def draw(out:Annotated[str, Argument(help="folder to make")]="data/synthbirds",
          n_train:Annotated[int, Option(help="drawings for training")]=720,
@@ -291,7 +297,7 @@ def draw(out:Annotated[str, Argument(help="folder to make")]="data/synthbirds",
     from lca_md.synth import write_synthbirds
     typer.echo(f"{write_synthbirds(out, n_train, n_test, seed, size)}: {n_train} + {n_test} drawings")
 
-# %% ../nbs/33_cli.ipynb #6f3f07f0
+# %% ../nbs/33_cli.ipynb #190bdf2a
 @app.command()
 def demo(param:Params=None,
          out:Annotated[str, Option(help="folder of the results")]="runs/demo"):
@@ -302,7 +308,7 @@ def demo(param:Params=None,
     pictures = ", ".join(str(p) for p in sorted(Path(out).glob("*.png")))
     typer.echo(demo_table(result) + f"\n\nthe whole story: {nb.with_suffix('.html')}\npictures: {pictures}")
 
-# %% ../nbs/33_cli.ipynb #64048172
+# %% ../nbs/33_cli.ipynb #577d8c36
 def demo_table(result:dict, # metrics.json of the demo
               )->str: # Markdown
     "Both methods and the floors, under the val protocol."
@@ -311,7 +317,7 @@ def demo_table(result:dict, # metrics.json of the demo
                  maxboxacc_70="IoU .7", mean_iou="mean IoU")
     return str(Table(result["headline"], heads))
 
-# %% ../nbs/33_cli.ipynb #8d499895
+# %% ../nbs/33_cli.ipynb #35eb8716
 @app.command()
 def prepare(dataset:Annotated[str, Argument(help="cub or ilsvrc")],
             source:Annotated[Optional[str], Option("--from", help="archive or folder (default: what is at --out)")]=None,

@@ -55,7 +55,7 @@ def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     device = torch.device("cuda" if cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available()) else "cpu")
     return model.to(device), card, WSOLDataset(records, names, eval_transform(card["img_size"]), card["img_size"], card["box_rule"]), device
 
-# %% ../nbs/30b_evaluate.ipynb #5260f5d1
+# %% ../nbs/30b_evaluate.ipynb #96eb1065
 def model_source(model, # a localizer
                  device, batch_size:int, workers:int=0): # -> source of maps
     "The maps of a model, computed when they are asked for."
@@ -66,7 +66,7 @@ def model_source(model, # a localizer
             yield b["index"].tolist(), out, out.logits
     return batches
 
-# %% ../nbs/30b_evaluate.ipynb #d938a4d2
+# %% ../nbs/30b_evaluate.ipynb #e21c7c89
 def folder_source(folder:MapFolder, batch_size:int, logits:dict|None=None): # logits: image name without suffix -> [K]; -> source of maps
     "The maps of a folder, opened when they are asked for."
     def batches(ds):
@@ -76,7 +76,7 @@ def folder_source(folder:MapFolder, batch_size:int, logits:dict|None=None): # lo
             yield idx, folder.batch(names), None if logits is None else np.stack([logits[_bare(n)] for n in names])
     return batches
 
-# %% ../nbs/30b_evaluate.ipynb #96eb1065
+# %% ../nbs/30b_evaluate.ipynb #7af85949
 def _bare(name): return Path(name).with_suffix("").as_posix()
 def read_logits(path:str, # .npz with names [N] (text) and logits [N, K]
                )->dict|None: # name without suffix -> [K]; None without a path
@@ -89,7 +89,7 @@ def read_logits(path:str, # .npz with names [N] (text) and logits [N, K]
     if logits.ndim != 2 or len(names) != len(logits): raise DataError(f"{path}: {len(names)} names for logits of shape {logits.shape}")
     return {_bare(str(n)): row for n, row in zip(names, logits)}
 
-# %% ../nbs/30b_evaluate.ipynb #7af85949
+# %% ../nbs/30b_evaluate.ipynb #9a8b5b56
 def score_parts(source, # source of maps
                 ds:WSOLDataset, # one split
                 folder:str|Path|None=None, # where parts are kept; None: nowhere
@@ -115,7 +115,7 @@ def score_parts(source, # source of maps
         total.merge(m)
     return total
 
-# %% ../nbs/30b_evaluate.ipynb #75124588
+# %% ../nbs/30b_evaluate.ipynb #b0b428c3
 def _read_key(folder): return json.loads((folder/"key.json").read_text()) if (folder/"key.json").is_file() else None
 def _score(source, ds, bar, **how):
     "One part. Masks are used if every image has one."
@@ -125,7 +125,7 @@ def _score(source, ds, bar, **how):
         bar.step(len(idx))
     return m
 
-# %% ../nbs/30b_evaluate.ipynb #a66c23ae
+# %% ../nbs/30b_evaluate.ipynb #7fb9b982
 def val_set(cfg:EvalConfig, train:Config, like:WSOLDataset)->WSOLDataset: # with the classes, size and box rule of `like`
     "The images that choose thresholds. Raises `DataError` if their classes are others."
     where = cfg.val_data or cfg.data or train.data
@@ -135,12 +135,12 @@ def val_set(cfg:EvalConfig, train:Config, like:WSOLDataset)->WSOLDataset: # with
         raise DataError(f"{where}: its val split has {len(names)} classes, the evaluated data {len(known)}, or other names")
     return WSOLDataset(records, known, eval_transform(like.size), like.size, like.box_rule)
 
-# %% ../nbs/30b_evaluate.ipynb #65b43f3c
+# %% ../nbs/30b_evaluate.ipynb #e3f6749f
 def chosen_thresholds(m:LocalizationMetrics)->dict: # map -> threshold
     "The thresholds that a val split prefers, for each map that it has."
     return {k: m.choose_threshold(k) for k in ("gt", "pred") if k == "gt" or m._get("top").shape[1]}
 
-# %% ../nbs/30b_evaluate.ipynb #56c15e1c
+# %% ../nbs/30b_evaluate.ipynb #75e0fc74
 def _digest(ds, *files):
     "What an evaluation depends on besides its settings: images, boxes, and the state of its files."
     h = hashlib.sha1()
@@ -148,7 +148,7 @@ def _digest(ds, *files):
     for f in files: h.update(f"{f} {(s := Path(f).stat()).st_size} {s.st_mtime_ns}".encode())
     return h.hexdigest()
 
-# %% ../nbs/30b_evaluate.ipynb #8473b874
+# %% ../nbs/30b_evaluate.ipynb #34178f28
 def _open_maps(cfg):
     "Everything an evaluation of a folder of maps needs, as `_open_checkpoint`."
     if not cfg.data: raise ConfigError("maps: say which images they belong to, with data=FOLDER")
@@ -161,6 +161,8 @@ def _open_maps(cfg):
     files = [folder.path(r.name) for r in records] + [cfg.logits]*bool(cfg.logits)
     return dict(source=folder_source(folder, cfg.batch_size, logits), ds=ds, train=train, card=None, model=None, files=files, folder=folder,
                 logits=logits, fixed=cfg.fixed_threshold if cfg.fixed_threshold >= 0 else None, name=Path(cfg.maps).name, keep=5 if logits else 0)
+
+# %% ../nbs/30b_evaluate.ipynb #dfeca5c0
 def _open_checkpoint(cfg):
     model, card, ds, device = open_for_eval(cfg)
     train = Config.from_dict(card["config"])
@@ -168,7 +170,7 @@ def _open_checkpoint(cfg):
     return dict(source=source, ds=ds, train=train, card=card, model=model, files=[cfg.checkpoint], name=model.method, keep=5,
                 fixed=cfg.fixed_threshold if cfg.fixed_threshold >= 0 else train.fixed_threshold)
 
-# %% ../nbs/30b_evaluate.ipynb #e3f6749f
+# %% ../nbs/30b_evaluate.ipynb #f0d905a1
 def _val_thresholds(cfg, e, val, how):
     "Thresholds for the `val` rows (or None), and a sentence on where they come from."
     where, n = cfg.val_data or cfg.data or e["train"].data, len(val)
@@ -182,13 +184,13 @@ def _val_thresholds(cfg, e, val, how):
     m = score_parts(source, val, desc="val", keep=1, thresholds=how["thresholds"])
     return chosen_thresholds(m), f"best GT-known on the val split of {where} ({n} images)"
 
-# %% ../nbs/30b_evaluate.ipynb #f5d98442
+# %% ../nbs/30b_evaluate.ipynb #33f7a207
 def evaluation_folder(cfg:EvalConfig)->Path: # `out`, or what stands for it
     "Where the results go; an unfinished evaluation has a folder `parts` there."
     if cfg.out: return Path(cfg.out)
     return Path("runs")/f"evaluate-{Path(cfg.maps).name}-{cfg.split}" if cfg.maps else Path(cfg.checkpoint).parent/f"evaluate-{cfg.split}"
 
-# %% ../nbs/30b_evaluate.ipynb #75e0fc74
+# %% ../nbs/30b_evaluate.ipynb #11ddde92
 def evaluate(cfg:EvalConfig, # what to measure
             )->dict: # metrics.json ("table": a row per protocol ...), and "metrics" (LocalizationMetrics), "card", "dataset", "model", "maps_of"
     "Every protocol's numbers of one checkpoint, or one folder of maps, on one split; written to `out` as metrics.json and scores.npz."
@@ -208,7 +210,7 @@ def evaluate(cfg:EvalConfig, # what to measure
     shutil.rmtree(out/"parts")
     return dict(result, metrics=m, card=e["card"], dataset=ds, model=e["model"], out=str(out), maps_of=_maps_of(e))
 
-# %% ../nbs/30b_evaluate.ipynb #34178f28
+# %% ../nbs/30b_evaluate.ipynb #1e921ca9
 def _maps_of(e):
     "A function: places in the split -> maps of their true classes [n, h, w]."
     def maps_of(places):
@@ -218,7 +220,7 @@ def _maps_of(e):
         with torch.no_grad(): return np.concatenate([pick_maps(cams, label(idx))[:, 0] for idx, cams, _ in e["source"](some)])
     return maps_of
 
-# %% ../nbs/30b_evaluate.ipynb #dfeca5c0
+# %% ../nbs/30b_evaluate.ipynb #d7f14145
 def summarize(m:LocalizationMetrics, # a measured split
               ds:WSOLDataset, # that split
               val:WSOLDataset, # images that choose the centred box
@@ -235,7 +237,7 @@ def summarize(m:LocalizationMetrics, # a measured split
                 floors=floors, released=m.compute("released") if ranked >= 5 and standard else None, dials=dial_table(m, ds, p),
                 errors=m.errors(p) if ranked else None, intervals=dict(protocol=str(p), level=95, **m.intervals(p)), by_size=m.by_size(p))
 
-# %% ../nbs/30b_evaluate.ipynb #33f7a207
+# %% ../nbs/30b_evaluate.ipynb #30012a3b
 DIAL_EDGES = (0, .25, .5, .75, 1)
 def dial_table(m:LocalizationMetrics, ds:WSOLDataset, protocol:Protocol)->dict: # dial -> rows
     "The metrics in four bins of each SynthBirds dial; empty for other data."
