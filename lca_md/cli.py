@@ -20,7 +20,7 @@ import typer
 from typer import Argument, Option
 
 # %% ../nbs/33_cli.ipynb #dbd989f7
-from .core import CheckpointError, Config, ConfigError, DataError, LcaError, config_path, from_released, is_released
+from .core import CheckpointError, Config, ConfigError, DataError, LcaError, config_path, from_released, is_released, pick_device
 from .models import save_checkpoint
 from .runs import check_parameters, execute, fresh_folder, launch_command, parse_pairs, script
 from .states import Stopped
@@ -221,7 +221,7 @@ def with_card(cfg:Config, # checkpoint_path names the weights
 # %% ../nbs/33_cli.ipynb #aade176a
 def _print_lines(cfg, picture):
     "A line of JSON per image; what cannot be read is told on stderr."
-    from lca_md.predict import Localizer, given_classes, list_images, pick_device, to_pil
+    from lca_md.predict import Localizer, given_classes, list_images, to_pil
     loc = Localizer.from_checkpoint(cfg.checkpoint, pick_device(cfg.device))
     root, names = list_images(cfg.images)
     if picture and len(names) > 1: raise ConfigError("--picture is for one image; for many use --out and --pictures jpg")

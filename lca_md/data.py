@@ -456,7 +456,7 @@ def load_metadata(root:str|Path, # folder with metadata/train, metadata/val or m
     return parts, names
 
 # %% ../nbs/02_data.ipynb #3ee84628
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+PICTURES = tuple(".jpg .jpeg .jpe .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm .jp2 .avif".split())
 SPLIT_FOLDERS = dict(train=("train", "training"), val=("val", "valid", "validation"), test=("test", "testing"))
 NO_CLASSES = ("segmentations", "part_segmentations", "masks", "metadata") # pictures in folders of these names are no class
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DIAL_EDGES', 'EvalConfig', 'open_for_eval', 'model_source', 'folder_source', 'read_logits', 'score_parts', 'val_set',
-           'chosen_thresholds', 'evaluation_folder', 'evaluate', 'summarize', 'dial_table']
+           'evaluation_folder', 'evaluate', 'summarize', 'dial_table']
 
 # %% ../nbs/30b_evaluate.ipynb #18008493
 import copy, hashlib, json, shutil
@@ -15,10 +15,10 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from .core import CheckpointError, Config, ConfigError, DataError, Settings, setting, write_json
+from .core import CheckpointError, Config, ConfigError, DataError, Settings, pick_device, setting, write_json
 from .data import WSOLDataset, eval_transform, make_loader, open_split
 from .metrics import THRESHOLDS, LocalizationMetrics, MapFolder, Protocol, best_centred_baseline, pick_maps, whole_image_baseline
-from .train import Progress
+from .train import Progress, chosen_thresholds
 
 # %% ../nbs/30b_evaluate.ipynb #18b105e3
 @dataclass
@@ -52,7 +52,7 @@ def open_for_eval(cfg:EvalConfig): # -> (model, card, WSOLDataset, device)
     if names != (known := card["class_names"]):
         other = "" if len(names) != len(known) else " with other names"
         raise CheckpointError(f"{cfg.checkpoint}: trained on {len(known)} classes, {cfg.data or train.data} has {len(names)}{other}")
-    device = torch.device("cuda" if cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available()) else "cpu")
+    device = pick_device(cfg.device)
     return model.to(device), card, WSOLDataset(records, names, eval_transform(card["img_size"]), card["img_size"], card["box_rule"]), device
 
 # %% ../nbs/30b_evaluate.ipynb #96eb1065
@@ -135,12 +135,7 @@ def val_set(cfg:EvalConfig, train:Config, like:WSOLDataset)->WSOLDataset: # with
         raise DataError(f"{where}: its val split has {len(names)} classes, the evaluated data {len(known)}, or other names")
     return WSOLDataset(records, known, eval_transform(like.size), like.size, like.box_rule)
 
-# %% ../nbs/30b_evaluate.ipynb #e3f6749f
-def chosen_thresholds(m:LocalizationMetrics)->dict: # map -> threshold
-    "The thresholds that a val split prefers, for each map that it has."
-    return {k: m.choose_threshold(k) for k in ("gt", "pred") if k == "gt" or m._get("top").shape[1]}
-
-# %% ../nbs/30b_evaluate.ipynb #75e0fc74
+# %% ../nbs/30b_evaluate.ipynb #f5d98442
 def _digest(ds, *files):
     "What an evaluation depends on besides its settings: images, boxes, and the state of its files."
     h = hashlib.sha1()
@@ -148,7 +143,7 @@ def _digest(ds, *files):
     for f in files: h.update(f"{f} {(s := Path(f).stat()).st_size} {s.st_mtime_ns}".encode())
     return h.hexdigest()
 
-# %% ../nbs/30b_evaluate.ipynb #34178f28
+# %% ../nbs/30b_evaluate.ipynb #55307a0b
 def _open_maps(cfg):
     "Everything an evaluation of a folder of maps needs, as `_open_checkpoint`."
     if not cfg.data: raise ConfigError("maps: say which images they belong to, with data=FOLDER")
@@ -162,7 +157,7 @@ def _open_maps(cfg):
     return dict(source=folder_source(folder, cfg.batch_size, logits), ds=ds, train=train, card=None, model=None, files=files, folder=folder,
                 logits=logits, fixed=cfg.fixed_threshold if cfg.fixed_threshold >= 0 else None, name=Path(cfg.maps).name, keep=5 if logits else 0)
 
-# %% ../nbs/30b_evaluate.ipynb #dfeca5c0
+# %% ../nbs/30b_evaluate.ipynb #00569e43
 def _open_checkpoint(cfg):
     model, card, ds, device = open_for_eval(cfg)
     train = Config.from_dict(card["config"])
@@ -170,7 +165,7 @@ def _open_checkpoint(cfg):
     return dict(source=source, ds=ds, train=train, card=card, model=model, files=[cfg.checkpoint], name=model.method, keep=5,
                 fixed=cfg.fixed_threshold if cfg.fixed_threshold >= 0 else train.fixed_threshold)
 
-# %% ../nbs/30b_evaluate.ipynb #f0d905a1
+# %% ../nbs/30b_evaluate.ipynb #75e0fc74
 def _val_thresholds(cfg, e, val, how):
     "Thresholds for the `val` rows (or None), and a sentence on where they come from."
     where, n = cfg.val_data or cfg.data or e["train"].data, len(val)
@@ -184,13 +179,13 @@ def _val_thresholds(cfg, e, val, how):
     m = score_parts(source, val, desc="val", keep=1, thresholds=how["thresholds"])
     return chosen_thresholds(m), f"best GT-known on the val split of {where} ({n} images)"
 
-# %% ../nbs/30b_evaluate.ipynb #33f7a207
+# %% ../nbs/30b_evaluate.ipynb #34178f28
 def evaluation_folder(cfg:EvalConfig)->Path: # `out`, or what stands for it
     "Where the results go; an unfinished evaluation has a folder `parts` there."
     if cfg.out: return Path(cfg.out)
     return Path("runs")/f"evaluate-{Path(cfg.maps).name}-{cfg.split}" if cfg.maps else Path(cfg.checkpoint).parent/f"evaluate-{cfg.split}"
 
-# %% ../nbs/30b_evaluate.ipynb #11ddde92
+# %% ../nbs/30b_evaluate.ipynb #33f7a207
 def evaluate(cfg:EvalConfig, # what to measure
             )->dict: # metrics.json ("table": a row per protocol ...), and "metrics" (LocalizationMetrics), "card", "dataset", "model", "maps_of"
     "Every protocol's numbers of one checkpoint, or one folder of maps, on one split; written to `out` as metrics.json and scores.npz."
@@ -210,7 +205,7 @@ def evaluate(cfg:EvalConfig, # what to measure
     shutil.rmtree(out/"parts")
     return dict(result, metrics=m, card=e["card"], dataset=ds, model=e["model"], out=str(out), maps_of=_maps_of(e))
 
-# %% ../nbs/30b_evaluate.ipynb #1e921ca9
+# %% ../nbs/30b_evaluate.ipynb #499082ca
 def _maps_of(e):
     "A function: places in the split -> maps of their true classes [n, h, w]."
     def maps_of(places):
@@ -220,7 +215,7 @@ def _maps_of(e):
         with torch.no_grad(): return np.concatenate([pick_maps(cams, label(idx))[:, 0] for idx, cams, _ in e["source"](some)])
     return maps_of
 
-# %% ../nbs/30b_evaluate.ipynb #d7f14145
+# %% ../nbs/30b_evaluate.ipynb #d5581cda
 def summarize(m:LocalizationMetrics, # a measured split
               ds:WSOLDataset, # that split
               val:WSOLDataset, # images that choose the centred box
@@ -237,7 +232,7 @@ def summarize(m:LocalizationMetrics, # a measured split
                 floors=floors, released=m.compute("released") if ranked >= 5 and standard else None, dials=dial_table(m, ds, p),
                 errors=m.errors(p) if ranked else None, intervals=dict(protocol=str(p), level=95, **m.intervals(p)), by_size=m.by_size(p))
 
-# %% ../nbs/30b_evaluate.ipynb #30012a3b
+# %% ../nbs/30b_evaluate.ipynb #1e921ca9
 DIAL_EDGES = (0, .25, .5, .75, 1)
 def dial_table(m:LocalizationMetrics, ds:WSOLDataset, protocol:Protocol)->dict: # dial -> rows
     "The metrics in four bins of each SynthBirds dial; empty for other data."

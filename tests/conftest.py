@@ -61,3 +61,9 @@ def site(checkout, tmp_path_factory) -> Path:
 def pytest_collection_modifyitems(items):
     "Long tests first, so that the workers finish together."
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def toy(birds, out, **over) -> dict:
+    "Settings of a training that takes seconds: a ViT of two blocks on a handful of drawn birds."
+    return dict(arch="deit_lca_md_tiny_patch16_224", model_args=dict(embed_dim=48, depth=2, num_heads=3), data=str(birds), recipe="light",
+                img_size=96, epochs=2, batch_size=8, lr=1e-3, val_per_class=1, device="cpu", out=str(out)) | over

@@ -90,14 +90,14 @@ def test_no_val_maps_no_val_rows(birds, tmp_path):
 
 WORKER = """
 import sys, numpy as np
-import lca_md.evaluate as train
+import lca_md.evaluate as evaluation
 from lca_md.evaluate import EvalConfig, evaluate
-slow = train._score
+slow = evaluation._score
 def lazy(*args, **how):
     import time; time.sleep(.4); return slow(*args, **how)
-train._score = lazy
-parts = train.score_parts
-train.score_parts = lambda *a, **k: parts(*a, **(k | dict(part=2)))
+evaluation._score = lazy
+parts = evaluation.score_parts
+evaluation.score_parts = lambda *a, **k: parts(*a, **(k | dict(part=2)))
 evaluate(EvalConfig.from_dict(eval(sys.argv[1])))
 """
 
@@ -112,14 +112,14 @@ def test_killed_and_continued(birds, tmp_path):
     p.communicate()
     done = {f.name: f.stat().st_mtime_ns for f in parts.glob("*.npz")}
     assert 2 <= len(done) < 6
-    import lca_md.evaluate as train
-    seen, original = [], train._score
+    import lca_md.evaluate as evaluation
+    seen, original = [], evaluation._score
     def spy(source, ds, bar, **how):
         seen.extend(r.name for r in ds.records)
         return original(source, ds, bar, **how)
     with pytest.MonkeyPatch.context() as mp:
-        mp.setattr(train, "_score", spy)
-        mp.setattr(train, "score_parts", lambda *a, **k: score_parts(*a, **(k | dict(part=2))))
+        mp.setattr(evaluation, "_score", spy)
+        mp.setattr(evaluation, "score_parts", lambda *a, **k: score_parts(*a, **(k | dict(part=2))))
         got = evaluate(cfg)
     test = [r.name for r in open_split(birds/"data", "test", 2)[0]]
     assert [n for n in seen if n in set(test)] == test[2*len(done):]

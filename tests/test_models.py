@@ -10,7 +10,7 @@ from conftest import ROOT
 from lca_md.core import CheckpointError, Config, ConfigError
 from lca_md.losses import lca_md_loss
 from lca_md.metrics import LocalizationMetrics, Protocol
-from lca_md.models import ARCHS, build_model, from_card, load_checkpoint, localizer, save_checkpoint
+from lca_md.models import ARCHS, build_model, from_card, load_checkpoint, localizer, save_checkpoint, shipped_weights
 from lca_md.predict import Localizer
 from lca_md.synth import draw_bird
 
@@ -120,3 +120,11 @@ def test_bfloat16_autocast_keeps_the_fusion_in_float32():
     terms["loss"].backward()
     assert all(p.grad.isfinite().all() for p in m.parameters() if p.grad is not None)
     assert abs(terms["loss"].item() - lca_md_loss(m(x), torch.tensor([1, 4]))["loss"].item()) < .05
+
+
+@pytest.mark.parametrize("name", ["deit_tscam_tiny", "deit_lca_md_tiny"])
+def test_the_drawn_birds_configurations_take_the_books_weights(name):
+    "As their comment says: checkpoint_path may name data/weights/book_vit.safetensors."
+    cfg = Config.from_yaml(f"synth/{name}")
+    report = load_checkpoint(build_model(cfg.arch, 8, **cfg.model_args), shipped_weights("book_vit"))
+    assert not report.skipped and not [k for k in report.fresh if k.startswith(("patch_embed", "blocks", "norm", "pos_embed", "cls_token"))]

@@ -10,10 +10,11 @@ import pytest
 import torch
 import yaml
 
+from conftest import toy
 from lca_md.core import CheckpointError, Config, LcaError
+from lca_md.evaluate import EvalConfig, evaluate
 from lca_md.runs import execute, notebook_path
 from lca_md.synth import species_table, write_synthbirds
-from lca_md.evaluate import EvalConfig, evaluate
 from lca_md.train import Run, fit
 
 ROOT = Path(__file__).parent.parent
@@ -22,11 +23,6 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def birds(tmp_path_factory):
     return write_synthbirds(tmp_path_factory.mktemp("data")/"birds", n_train=32, n_test=16, size=96, seed=5, workers=0)
-
-
-def toy(birds, out, **over):
-    return dict(arch="deit_lca_md_tiny_patch16_224", model_args=dict(embed_dim=48, depth=2, num_heads=3), data=str(birds), recipe="light",
-                img_size=96, epochs=2, batch_size=8, lr=1e-3, val_per_class=1, device="cpu", out=str(out)) | over
 
 
 def cli(*args, cwd=None):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import conftest
 from conftest import ROOT, plain_env, run_python
 from lca_md.core import CheckpointError, Config
 from lca_md.states import Stopped, Stopper, file_digest
@@ -17,9 +18,7 @@ def birds(tmp_path_factory):
     return write_synthbirds(tmp_path_factory.mktemp("data")/"birds", n_train=40, n_test=8, size=64, seed=5, workers=0)
 
 
-def toy(birds, out, **over):
-    return dict(arch="deit_lca_md_tiny_patch16_224", model_args=dict(embed_dim=48, depth=2, num_heads=3), data=str(birds), recipe="light",
-                img_size=64, epochs=3, batch_size=8, lr=1e-3, val_per_class=1, device="cpu", out=str(out)) | over
+def toy(birds, out, **over): return conftest.toy(birds, out, **dict(img_size=64, epochs=3) | over)
 
 
 def states(folder): return sorted((Path(folder)/"states").glob("step-*.pt"), key=lambda p: p.name)
