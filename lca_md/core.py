@@ -153,6 +153,7 @@ class Config(Settings):
     # selection and measurement
     val_per_class:int = setting(5, "images per class carved from train as the val split")
     val_seed:int = setting(0, "seed of that split")
+    val_in_train:bool = setting(False, "train on the val images too: their boxes then choose a threshold (and epoch) on pictures that were learned")
     select:str = setting("gt_known", "val number that chooses the epoch", ["gt_known", "top1_loc", "top1_cls"])
     eval_every:int = setting(1, "evaluate on val every so many epochs (the last one always)")
     patience:int = setting(0, "stop after so many evaluations without a new best (0: never)")

@@ -104,6 +104,7 @@ def run_data(cfg:Config)->dict: # "train" and "val": WSOLDataset; "class_names"
         records, names = open_split(cfg.data, split, cfg.val_per_class, cfg.val_seed, classes=cfg.classes or None)
         transform = train_transform(cfg.img_size, cfg.recipe) if split == "train" else eval_transform(cfg.img_size)
         out[split] = WSOLDataset(records, names, transform, cfg.img_size, cfg.box_rule)
+    if cfg.val_in_train: out["train"].records = out["train"].records + out["val"].records
     if cfg.num_classes and cfg.num_classes != len(names):
         raise ConfigError(f"num_classes: {cfg.num_classes}, but {cfg.data} has {len(names)} classes; "
                           "leave num_classes at 0 to take them from the data")
@@ -443,8 +444,8 @@ def boxed(self:Run)->bool:
 @patch
 def threshold_rule(self:Run)->str:
     "How the card's threshold was chosen."
-    n = len(self.data["val"])
-    return f"best GT-known on val ({n} images)" if self.boxed else f"fixed_threshold of the configuration (val's {n} images have no boxes)"
+    n, learned = len(self.data["val"]), " images that were also trained on" if self.cfg.val_in_train else " images"
+    return f"best GT-known on val ({n}{learned})" if self.boxed else f"fixed_threshold of the configuration (val's {n} images have no boxes)"
 
 # %% ../nbs/30_train.ipynb #13d47eb0
 @patch
