@@ -6,7 +6,7 @@ import pytest, yaml
 from conftest import ROOT, run_python, tracked_files
 
 sys.path.insert(0, str(ROOT/"tools"))
-from nb import chapters, code_of, settings, sync_pyproject  # noqa: E402
+from nb import CONTENTS, chapters, code_of, contents_text, parts, settings, sync_pyproject  # noqa: E402
 
 from execnb.nbio import read_nb  # noqa: E402
 
@@ -259,9 +259,12 @@ def test_readme_code_runs(tmp_path):
     assert r.returncode == 0, r.stderr[-3000:]
 
 
-def test_readme_lists_every_chapter():
-    text = (ROOT/"README.md").read_text()
-    assert not [p.name for p in CHAPTERS if f"nbs/{p.name}" not in text]
+def test_contents_list_every_chapter():
+    "In the order of the website's sidebar, in the chapters' own words; `make export` writes both."
+    text, index = (ROOT/"README.md").read_text(), "\n".join(markdown(ROOT/"nbs/index.ipynb"))
+    assert sorted(p for part in parts().values() for p in part) == CHAPTERS
+    assert contents_text("nbs/", True) in CONTENTS.search(text)[0], "out of step, run `make export`"
+    assert contents_text() in index, "out of step, run `make export`"
 
 
 # -- run notebooks

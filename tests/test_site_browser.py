@@ -70,7 +70,7 @@ def pages(site): return sorted(p.relative_to(site).as_posix() for p in site.rglo
 
 
 WIDER = """() => [...document.querySelectorAll("main *")]
-  .filter(e => !e.closest("pre, table, .katex, .katex-display, .sourceCode, .anchorjs-link, .visually-hidden")
+  .filter(e => !e.closest("pre, table, .katex, .katex-display, .sourceCode, .wide-figure, .anchorjs-link, .visually-hidden")
   && e.getClientRects().length && e.getBoundingClientRect().right > innerWidth + 1).slice(0, 3).map(e => e.outerHTML.slice(0, 120))"""
 
 
