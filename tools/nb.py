@@ -98,7 +98,7 @@ def chapters() -> list[Path]:
 # -- the tables of contents
 
 PARTS = {"Start here": "The whole idea on one bird, before any detail.", "The task": "What is asked, and the pictures to ask it of.",
-         "The model": "From pixels to a map, one part at a time.", "The measure": "From a map to a box, and from boxes to a number that means something.",
+         "The model": "From pixels to a map, one part at a time.", "The measure": "From a map to a box, and from boxes to a number with a meaning.",
          "The run": "Training, evaluating and using it, from Python, from notebooks and from the shell."}
 
 
