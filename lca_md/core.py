@@ -52,6 +52,7 @@ class Config(Settings):
     classes:list = setting([], "use only these class names (empty: all)")
     num_classes:int = setting(0, "number of classes (0: as many as the data has)")
     img_size:int = setting(224, "side of the network's square input, in pixels")
+    eval_size:int = setting(0, "the same for val and for the checkpoint, whose positions are interpolated (0: img_size)")
     model_args:dict = setting({}, "further keyword arguments of the model, e.g. {embed_dim: 96, depth: 6}")
     checkpoint_path:str = setting("", "weights to start from (backbone or whole model); empty: random")
     pretrained:bool = setting(False, "let timm download its ImageNet weights for the backbone")

@@ -7,6 +7,8 @@ __all__ = ['LOW', 'HIGH', 'pair_cosines', 'similarity_ranks', 'sim_max_loss', 's
            'gather_output']
 
 # %% ../nbs/16_losses.ipynb #430f90d9
+from dataclasses import replace
+
 import torch
 from torch import distributed as dist
 from torch.nn import functional as F
@@ -51,7 +53,8 @@ def lca_md_loss(out:WSOLOutput, # what the model returned in training
                 delta:float=.6, # weight of the cross entropy
                 alpha:float=.75, # decay of the rank weights
                )->dict[str, torch.Tensor]: # "loss" and its terms
-    "The training loss and its terms; plain cross entropy for models without contrast vectors."
+    "The training loss and its terms; plain cross entropy for models without contrast vectors; an output's `own_loss` where it brings one."
+    if hasattr(out, "own_loss"): return out.own_loss(labels)
     ce = F.cross_entropy(out.logits, labels)
     if out.fg is None: return dict(loss=ce, ce=ce)
     terms = dict(sim_max_bg=sim_max_loss(out.bg, alpha), sim_max_fg=sim_max_loss(out.fg, alpha), sim_min=sim_min_loss(out.bg, out.fg))
@@ -90,4 +93,4 @@ def gather_output(out:WSOLOutput, # of this process's images
     "What the loss needs, from all processes, in one exchange."
     parts = [v.float() if v.dtype in (torch.bfloat16, torch.float16) else v for v in (out.logits, out.fg, out.bg) if v is not None]
     logits, *contrast = gather_rows(torch.cat(parts, 1)).split([v.shape[1] for v in parts], 1)
-    return WSOLOutput(logits, tuple(contrast) or None), gather_rows(labels)
+    return replace(out, logits=logits, contrast=tuple(contrast) or None, attention=None), gather_rows(labels)

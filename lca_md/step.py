@@ -8,6 +8,7 @@ __all__ = ['NotFinite']
 # %% ../nbs/29e_step.ipynb #b24e31e8
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from fastcore.basics import patch
@@ -17,7 +18,6 @@ from .losses import gather_output, lca_md_loss
 from .resume import Run
 from .schedule import learning_rate, share
 from .states import diagnose, rng_state, set_rng_state
-from .tscam import WSOLOutput
 
 # %% ../nbs/29e_step.ipynb #22772b3c
 @patch
@@ -28,7 +28,9 @@ def loss(self:Run,
     "Forward and loss of one batch."
     x, y = b["image"].to(self.acc.device, non_blocking=True), b["label"].to(self.acc.device)
     with self.acc.autocast(): out = self.model(x)
-    if mine < len(y): out, y = WSOLOutput(out.logits[:mine], None if out.fg is None else (out.fg[:mine], out.bg[:mine])), y[:mine]
+    if mine < len(y):
+        contrast = None if out.fg is None else (out.fg[:mine], out.bg[:mine])
+        out, y = replace(out, logits=out.logits[:mine], contrast=contrast), y[:mine]
     out, y = gather_output(out, y)
     return dict(lca_md_loss(out, y, self.cfg.delta, self.cfg.sim_alpha), top1_train=100*(out.logits.argmax(1) == y).float().mean())
 
