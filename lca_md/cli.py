@@ -7,7 +7,7 @@ __all__ = ['app', 'Params', 'main', 'train_config', 'released_notes', 'train', '
            'report_command', 'evaluate', 'protocol_table', 'test', 'with_card', 'localize', 'localize_summary', 'draw',
            'demo', 'demo_table', 'prepare']
 
-# %% ../nbs/33_cli.ipynb #16c01574
+# %% ../nbs/33_cli.ipynb #2920e792
 import json
 import os
 import shlex
@@ -15,11 +15,8 @@ import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
-
 import typer
 from typer import Argument, Option
-
-# %% ../nbs/33_cli.ipynb #dbd989f7
 from .core import CheckpointError, Config, ConfigError, DataError, LcaError, config_path, from_released, is_released, pick_device
 from .models import save_checkpoint
 from .runs import check_parameters, execute, fresh_folder, launch_command, parse_pairs, script

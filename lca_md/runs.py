@@ -60,8 +60,10 @@ class DemoConfig(Settings):
     device:str = setting("auto", "where to compute", ["auto", "cpu", "cuda"])
     threads:int = setting(0, "CPU threads (0: PyTorch's choice)")
 
-# %% ../nbs/32_runs.ipynb #a2bd9124
+# %% ../nbs/32_runs.ipynb #7e0e9ab3
 SETTINGS = {"train": Config, "evaluate": EvalConfig, "localize": LocalizeConfig, "quickstart": DemoConfig}
+
+# %% ../nbs/32_runs.ipynb #c4538c68
 def check_parameters(name:str, # run notebook
                      params:dict, # what was given
                     )->dict: # the same, in the fields' types
@@ -138,14 +140,12 @@ def show(self:Follower, desc, n, total, note=""):
         left = f", about {took/max(n, 1)*(total - n):.0f} s left" if 0 < n < total else ""
         print(f"  {desc}: {n}/{total} {note}{left}", file=self.out, flush=True)
 
-# %% ../nbs/32_runs.ipynb #5c258580
+# %% ../nbs/32_runs.ipynb #9568ee5d
 @patch
 def tell(self:Follower, line):
     "Show a line of the notebook's log, above the bar."
     if self.bar is not None: self.bar.write(line, file=self.out)
     else: print(line, file=self.out, flush=True)
-
-# %% ../nbs/32_runs.ipynb #831a2c8b
 @patch
 def begin(self:Follower, desc, total):
     "Start a new task."
