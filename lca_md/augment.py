@@ -94,7 +94,7 @@ def cub_transform(size:int)->Recipe:
     for op in augment.ops: op.aug_fn = dict(WARPS, SharpnessIncreasing=sharpen).get(op.name, op.aug_fn)
     return Recipe([RandomRegion((size, size), "bicubic", crop.get_params, crop.scale), Flip(), OnPicture(augment), Normalize(), erase])
 
-# %% ../nbs/02h_augment.ipynb #3e1f9fac
+# %% ../nbs/02h_augment.ipynb #503f4f80
 def ilsvrc_transform(size:int)->Recipe:
     "The released ILSVRC recipe: squeeze to 8/7 of the size (256 for 224), random crop, flip."
     return Recipe([Region((size * 8 // 7,) * 2), Crop(size), Flip(), Normalize()])
@@ -118,7 +118,7 @@ def light_transform(size:int)->Recipe:
     return Recipe([RandomRegion((size, size), "bilinear", T.RandomResizedCrop.get_params, (0.4, 1)), Flip(), Normalize(False), Tint(),
             tensor_steps()[1]])
 
-# %% ../nbs/02h_augment.ipynb #4037b49c
+# %% ../nbs/02h_augment.ipynb #f80798c2
 RECIPES = dict(cub=cub_transform, ilsvrc=ilsvrc_transform, light=light_transform)
 
 def train_transform(size:int=224, # side of the network's input
@@ -135,7 +135,7 @@ class Draw(NamedTuple):
     epoch: int
     index: int
 
-# %% ../nbs/02h_augment.ipynb #7208bf93
+# %% ../nbs/02h_augment.ipynb #dc655277
 @contextlib.contextmanager
 def seeded(*key, # whole numbers >= 0
           ):

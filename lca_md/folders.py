@@ -154,7 +154,8 @@ def box_source(root:Path, # the data folder
 def _fitted(d, size, file):
     "A drawn box within its picture, and how far it reached beyond."
     if d.size and d.size != size:
-        raise DataError(f"{d.where}: drawn on {d.size[0]} x {d.size[1]} pixels, but {file} has {size[0]} x {size[1]}; annotate the same file, upright")
+        raise DataError(f"{d.where}: drawn on {d.size[0]} x {d.size[1]} pixels, but {file} has {size[0]} x {size[1]}; "
+                        "annotate the same file, upright")
     try: return clip_corners(d.box, size)
     except ValueError as e: raise DataError(f"{d.where}: {e}; mend the box") from None
 
@@ -179,7 +180,8 @@ def _class_files(root, splits, names):
     found = {}
     for split, folder in splits.items():
         for c in class_folders(folder):
-            if c not in names: raise DataError(f"{folder/c}: class {c} has no training pictures; the nearest with some is {nearest(c, names) or names[0]!r}")
+            if c not in names:
+                raise DataError(f"{folder/c}: class {c} has no training pictures; the nearest with some is {nearest(c, names) or names[0]!r}")
             files = (Path(d)/f for d, _, fs in os.walk(folder/c) for f in fs if is_picture(f))
             found[split, names.index(c)] = sorted(p.relative_to(root).as_posix() for p in files)
     return found

@@ -16,7 +16,7 @@ import numpy as np
 
 from .core import DataError
 from .images import image_size
-from .lists import (Line, check_classes, check_ids, check_unique, choose_classes, parse_corners, parse_int, parse_name, parse_size, read_cub, read_lines,
+from .lists import (Line, check_classes, check_ids, check_unique, choose_classes, parse_corners, parse_int, parse_size, read_cub, read_lines,
                           read_list, read_paths)
 
 # %% ../nbs/02c_records.ipynb #877ca873

@@ -11,8 +11,6 @@ import hashlib, warnings
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
 from .core import DataError
 from .folders import find_splits, load_folder
 from .lists import CUB_LISTS, Line, check_choice, choose_classes, read_list
