@@ -23,7 +23,8 @@ EXPECTED = {"index": [], "00_core": ["core"], "01_synth": ["synth"], "02_data": 
             "18_inside": [], "19_released": [], "23_thresholds": [], "35_reproduce": [],
             "20_boxes": ["boxes"], "21_metrics": ["metrics"], "22_viz": ["viz"],
             "29_states": ["states"], "30_train": ["train"], "30b_evaluate": ["evaluate"],
-            "31_predict": ["predict"], "32_runs": ["runs"], "32b_sweep": ["sweep"],
+            "31_formats": ["formats"], "31b_inference": ["inference"], "31c_listing": ["listing"], "31d_predict": ["predict"],
+            "32_runs": ["runs"], "32b_sweep": ["sweep"],
             "33_cli": ["cli"], "34_own_images": [],
             "runs/train": [], "runs/evaluate": [], "runs/localize": [], "runs/quickstart": [], "runs/pretrain": []}
 
