@@ -17,7 +17,8 @@ NOTEBOOKS = [p for p in NOTEBOOKS if ".ipynb_checkpoints" not in p.parts]
 name_of = lambda p: str(p.relative_to(ROOT/"nbs").with_suffix(""))
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
-EXPECTED = {"index": [], "00_core": ["core"], "01_synth": ["synth"], "02_data": ["data"], "03_prepare": ["prepare"], "04_wsol": [],
+EXPECTED = {"index": [], "00_core": ["core"], "01_synth": ["synth"], "02_data": ["data"], "03_archives": ["archives"], "03b_verify": ["verify"],
+            "03c_cub": ["cub"], "03d_ilsvrc": ["ilsvrc"], "03e_prepare": ["prepare"], "04_wsol": [],
             "10_backbone": ["backbone"], "11_conformer": ["conformer"], "12_tscam": ["tscam"], "13_tfcm": ["tfcm"], "14_ssfm": ["ssfm"],
             "15_models": ["models"], "16_losses": ["losses"], "17_share": ["share"],
             "18_inside": [], "19_released": [], "23_thresholds": [], "35_reproduce": [],
