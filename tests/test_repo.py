@@ -17,11 +17,14 @@ NOTEBOOKS = [p for p in NOTEBOOKS if ".ipynb_checkpoints" not in p.parts]
 name_of = lambda p: str(p.relative_to(ROOT/"nbs").with_suffix(""))
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
-EXPECTED = {"index": [], "00_core": ["core"], "01_synth": ["synth"], "02_data": ["data"], "03_prepare": ["prepare"], "04_wsol": [],
+EXPECTED = {"index": [], "00_core": ["core"],
+            "01_species": ["species"], "01b_shapes": ["shapes"], "01c_painter": ["painter"], "01d_scene": ["scene"], "01e_synth": ["synth"],
+            "02_data": ["data"], "03_prepare": ["prepare"], "04_wsol": [],
             "10_backbone": ["backbone"], "11_conformer": ["conformer"], "12_tscam": ["tscam"], "13_tfcm": ["tfcm"], "14_ssfm": ["ssfm"],
             "15_models": ["models"], "16_losses": ["losses"], "17_share": ["share"],
             "18_inside": [], "19_released": [], "23_thresholds": [], "35_reproduce": [],
-            "20_boxes": ["boxes"], "21_metrics": ["metrics"], "22_viz": ["viz"],
+            "20_boxes": ["boxes"], "21_metrics": ["metrics"],
+            "22_style": ["style"], "22b_heatmaps": ["heatmaps"], "22c_tokens": ["tokens"], "22d_viz": ["viz"],
             "29_states": ["states"], "30_train": ["train"], "30b_evaluate": ["evaluate"],
             "31_predict": ["predict"], "32_runs": ["runs"], "32b_sweep": ["sweep"],
             "33_cli": ["cli"], "34_own_images": [],
