@@ -90,13 +90,15 @@ def _events(f, ft, marks, marks8, sides, sides8, heads, events, nodes, seen, cap
             if marks8[x, j]: n = _row_events(ft, x, 8 * j, marks, heads, events, nodes, seen, cap, low, n)
     return _column_events(f, sides, sides8, heads, events, nodes, seen, cap, low, n)
 
-# %% ../nbs/20b_maxtree.ipynb #ec9242ea
+# %% ../nbs/20b_maxtree.ipynb #679b15b5
 def _find(nodes, p):
     "The peak that stands for the island of peak `p`; shortens the way for the next who asks."
     while nodes[p, PARENT] != p:
         nodes[p, PARENT] = nodes[nodes[p, PARENT], PARENT]
         p = nodes[p, PARENT]
     return p
+
+# %% ../nbs/20b_maxtree.ipynb #ab120b48
 def _join(nodes, p, q, v, active, n):
     "Make one island of those of peaks `p` and `q`, at level `v`; the number of islands left."
     p, q = _find(nodes, p), _find(nodes, q)
@@ -108,7 +110,7 @@ def _join(nodes, p, q, v, active, n):
     nodes[active[n - 1], SLOT] = nodes[q, SLOT]
     return n - 1
 
-# %% ../nbs/20b_maxtree.ipynb #562caeb5
+# %% ../nbs/20b_maxtree.ipynb #bd24e542
 def _apply(v, heads, events, nodes, active, n):
     "Let happen what happens at level `v`, to `n` islands: appear, join, widen. The number of islands then."
     e = heads[0, v]
@@ -157,7 +159,7 @@ def _largest(f, level, islands, nodes, cap, step):
         if area > best or (area == best and y * f.shape[1] + x > start): won, best, start = c, area, y * f.shape[1] + x
     return won, walks
 
-# %% ../nbs/20b_maxtree.ipynb #4edc6acc
+# %% ../nbs/20b_maxtree.ipynb #70002c14
 def _standing(nodes, p, level):
     "The peak that stands at `level` for what was the island of peak `p` further up."
     while nodes[p, AT] > level: p = nodes[p, INTO]
@@ -167,6 +169,8 @@ def _bound_above(islands, here, below, level, nodes, slots):
     for e in range(below[0], below[1]): slots[islands[e, ISLAND]] = e
     for e in range(here[0], here[1]):
         islands[e, MOST] = min(islands[e, MOST], islands[slots[_standing(nodes, islands[e, ISLAND], level)], MOST])
+
+# %% ../nbs/20b_maxtree.ipynb #00197610
 def _bound_below(islands, here, above, level, nodes, slots):
     "Islands `here`, at `level`, are at least as large as what they contain further up, rows `above`."
     for e in range(here[0], here[1]): slots[islands[e, ISLAND]] = e
@@ -190,7 +194,7 @@ def _settle(f, count, shots, islands, nodes, cap, step, slots, out):
         s //= 2
     return walks
 
-# %% ../nbs/20b_maxtree.ipynb #b11ccc64
+# %% ../nbs/20b_maxtree.ipynb #618e4896
 def _list_islands(active, n, nodes, cap, islands, m):
     "Write the `n` islands that stand now into `islands`, from row `m` on; the next free row. A polygon's area is at most its box's."
     for i in range(n):
