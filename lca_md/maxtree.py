@@ -139,8 +139,16 @@ def _area(f, level, x, y, step):
         if q == start and p == last: return area
         p, c = q, (c + 5) & 7
 
-# %% ../nbs/20b_maxtree.ipynb #1eed6249
+# %% ../nbs/20b_maxtree.ipynb #3e9b51c7
 ISLAND, LEFT, RIGHT, BOTTOM, LEAST, MOST = range(6)  # an island at one level; LEAST and MOST bound twice its area
+def _rival(islands, floor):
+    "The row of the island whose border has not been walked and that may be the largest; -1 if there is none."
+    c = -1
+    for e in range(len(islands)):
+        if islands[e, BOTTOM] > 0 and islands[e, MOST] >= floor and (c < 0 or islands[e, MOST] > islands[c, MOST]): c = e
+    return c
+
+# %% ../nbs/20b_maxtree.ipynb #1eed6249
 def _largest(f, level, islands, nodes, cap, step):
     "The row of `islands` [n, 6] with the largest area, and how many borders were walked; LEAST and MOST become sharper on the way."
     floor, won, rivals, best, start, walks = 0, 0, 0, -1, -1, 0
@@ -148,9 +156,7 @@ def _largest(f, level, islands, nodes, cap, step):
     for e in range(len(islands)):
         if islands[e, MOST] >= floor: won, rivals = e, rivals + 1
     while rivals > 1:
-        c = -1
-        for e in range(len(islands)):
-            if islands[e, BOTTOM] > 0 and islands[e, MOST] >= floor and (c < 0 or islands[e, MOST] > islands[c, MOST]): c = e
+        c = _rival(islands, floor)
         if c < 0: break
         x, y = nodes[islands[c, ISLAND], X], islands[c, ISLAND] // cap
         while f[y, x - 1] > level: x -= 1
@@ -246,7 +252,7 @@ def _compiled():
     "The functions above as machine code, by name."
     from numba import njit
     names = {**globals()}
-    for f in (_mark_rows, _mark_columns, _row_events, _column_events, _events, _find, _join, _apply, _area, _largest,
+    for f in (_mark_rows, _mark_columns, _row_events, _column_events, _events, _find, _join, _apply, _area, _rival, _largest,
               _standing, _bound_above, _bound_below, _settle, _list_islands, _sweep, _sweep_maps, _cut):
         copy = FunctionType(f.__code__, names, f.__name__)
         try: names[f.__name__] = njit(nogil=True, cache=f in (_mark_rows, _sweep_maps, _cut))(copy)

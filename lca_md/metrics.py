@@ -23,8 +23,8 @@ from .protocols import THRESHOLDS, LocalizationMetrics, Protocol, _check_boxes, 
 from .scores import _pixel_scores
 
 # %% ../nbs/21e_metrics.ipynb #7b2e8b5b
-_all_ = ["THRESHOLDS", "IOUS", "MISSES", "SIZE_EDGES", "Protocol", "LocalizationMetrics", "top_classes", "pick_maps", "miss_kind", "bootstrap_interval",
-         "score_boxes", "whole_image_baseline", "centred_box", "best_centred_baseline"]
+_all_ = ["THRESHOLDS", "IOUS", "MISSES", "SIZE_EDGES", "Protocol", "LocalizationMetrics", "top_classes", "pick_maps", "miss_kind",
+         "bootstrap_interval", "score_boxes", "whole_image_baseline", "centred_box", "best_centred_baseline"]
 
 # %% ../nbs/21e_metrics.ipynb #667ad2c3
 @patch
