@@ -26,11 +26,11 @@ MODULES = ("core synth data prepare backbone conformer tscam tfcm ssfm models lo
 
 def module_of(path):
     "The module that a notebook exports, or nothing."
-    found = re.search(r"(?m)^#\s*\|\s*default_exp (\w+)", "\n".join(code_cells(path)))
+    found = re.search(r"(?m)^#\s*\|\s*default_exp (\w+)", "\n".join(sources(path)))
     return found[1] if found else ""
 
 
-def code_cells(path): return ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+def sources(path): return ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
 
 
 def code_cells(path): return [c for c in read_nb(path).cells if c.cell_type == "code"]
