@@ -51,7 +51,8 @@ MAPS = {  # the map of val-plus read in other ways, without training: options of
     "as trained": ({}, 288), "no walk": (dict(walk=0), 288), "no flow": (dict(spread=0.), 288), "neither": (dict(walk=0, spread=0.), 288),
     "walk, reach 3": (dict(reach=3), 288), "root 1": (dict(root=1.), 288), "root .3": (dict(root=.3), 288),
     "block 8": (dict(read=[8]), 288), "block 10": (dict(read=[10]), 288), "blocks 8 to 10": (dict(read=[8, 9, 10]), 288),
-    "last six blocks": (dict(read=[6, 7, 8, 9, 10, 11]), 288), "all blocks": (dict(read=list(range(12))), 288), "times the semantic map": (dict(maps="class"), 288),
+    "last six blocks": (dict(read=[6, 7, 8, 9, 10, 11]), 288), "all blocks": (dict(read=list(range(12))), 288),
+    "times the semantic map": (dict(maps="class"), 288),
     "224 pixels": ({}, 224), "256 pixels": ({}, 256), "320 pixels": ({}, 320), "384 pixels": ({}, 384),
 }
 
@@ -111,15 +112,13 @@ def one_run(folder):
     test = folder/"evaluate-test"
     if not (test/"metrics.json").is_file(): return out
     d, m = json.loads((test/"metrics.json").read_text()), LocalizationMetrics.load(test/"scores.npz")
-    row = {r["protocol"].split(",")[1].split()[-1]: r for r in d["table"] if r["protocol"].startswith("gt map")}  # fixed, val, (oracle)
     thr = d["val_threshold"]["gt"]
     k = int(np.abs(m.thresholds - thr).argmin())
-    named = [r for r in d["table"] if r["protocol"].startswith("gt map") and "chosen on val" in r["protocol"]][0]
-    oracle = [r for r in d["table"] if r["protocol"].startswith("gt map") and "oracle" in r["protocol"]][0]
+    def row(rule): return next(r for r in d["table"] if r["protocol"].startswith("gt map") and rule in r["protocol"])
+    def numbers(r): return {k: v for k, v in r.items() if k != "protocol"}
     iou, curve = m.best_ious("gt")[:, k], {str(int(100*i)): np.round(m.curve("gt", i), 2).tolist() for i in (.3, .5, .7)}
-    return dict(out, protocol=named["protocol"], threshold=thr, threshold_rule=d["threshold_rule"], test={k: v for k, v in named.items() if k != "protocol"},
-                oracle={k: v for k, v in oracle.items() if k != "protocol"}, fixed=None if "fixed" not in row else row["fixed"]["gt_known"],
-                floors=d["floors"], errors={k: v for k, v in d["errors"].items() if k != "protocol"}, curve=curve,
+    return dict(out, protocol=row("chosen on val")["protocol"], threshold=thr, threshold_rule=d["threshold_rule"], floors=d["floors"],
+                test=numbers(row("chosen on val")), oracle=numbers(row("oracle")), errors=numbers(d["errors"]), curve=curve,
                 iou=[int(round(1000*float(v))) for v in iou], named=[int(t[0] == y) for t, y in zip(m._get("top"), m._get("label"))])
 
 
