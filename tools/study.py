@@ -1,12 +1,13 @@
-"""The study of chapter 36: every row is a training run, started, resumed and skipped as `lca-md sweep` does; what they measured is collected for the chapter.
+"""The study of chapter 36: rows are training runs, started, resumed and skipped as `lca-md sweep` does; their numbers are collected for the chapter.
 
     make study DATA=data/cub50 WEIGHTS=deit_tiny.safetensors             all rows, then collect
     python tools/study.py --data DATA --weights WEIGHTS --only plus      rows whose name contains "plus"
     python tools/study.py ... --print                                    say what would run
     python tools/study.py --collect                                      read runs/study again, train nothing
 
-Headline rows train on all training images for a fixed number of epochs; the threshold is chosen on some of those images (val_in_train), as the released
-code's users must. Ablations leave val out of training and are compared on val alone. Test is read once per headline row, by the run's evaluate notebook.
+Headline rows train on all training images for a fixed number of epochs; the threshold is chosen on some of those images (val_in_train), as users of
+the released code must. Ablations leave val out of training and are compared on val alone. Test is read once per headline row, by the run's evaluate
+notebook.
 """
 import argparse
 import json
@@ -66,7 +67,9 @@ def jobs(data, weights, only=""):
     for row, (method, settings, seeds) in HEADLINE.items():
         out += [(f"{row}-seed{s}", dict(base, **LONG, **settings, arch=ARCH.format(method), seed=s), True) for s in seeds]
     out += [(row, dict(base, **SHORT, **settings, arch=ARCH.format(method), seed=26), False) for row, (method, settings) in ABLATIONS.items()]
-    made = [(Job(name, Config(**given, out=f"{OUT}/{name}"), {}), test) for name, given, test in out if only in name]
+    if only in [name for name, _, _ in out]: wanted = lambda name: name == only
+    else: wanted = lambda name: only in name
+    made = [(Job(name, Config(**given, out=f"{OUT}/{name}"), {}), test) for name, given, test in out if wanted(name)]
     if not made: sys.exit(f"error: --only {only}: no such row; rows: {', '.join([*HEADLINE, *ABLATIONS])}")
     return made
 
@@ -140,7 +143,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", help="folder of photographs, CUB layout")
     p.add_argument("--weights", help="ImageNet weights of DeiT-Tiny")
-    p.add_argument("--only", default="", help="rows whose name contains this")
+    p.add_argument("--only", default="", help="the row of this name, or all rows whose names contain this")
     p.add_argument("--print", action="store_true", help="say what would run")
     p.add_argument("--collect", action="store_true", help="only gather what has run")
     a = p.parse_args()
