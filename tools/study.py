@@ -48,6 +48,10 @@ ABLATIONS = {
     "val-plus-foreground_only": ("lca_md_plus", dict(TUNED, eval_size=288, **head(naming=[1., 0.]))),
     "val-plus-no_pooling": ("lca_md_plus", dict(TUNED, eval_size=288, **head(pooling=0.))),
 }
+SYNTH = {  # on drawn birds, with the demo's settings untouched: row -> (method, settings)
+    "synth-tscam": ("tscam", {}), "synth-lca_md": ("lca_md", {}), "synth-lca_md-no_contrast": ("lca_md", dict(delta=1.)), "synth-plus": ("lca_md_plus", {}),
+}
+DRAWN = "data/synthbirds-study"  # drawn by this script: the demo's numbers of training and test drawings
 MAPS = {  # the map of val-plus read in other ways, without training: options of the head, picture size
     "as trained": ({}, 288), "no walk": (dict(walk=0), 288), "no flow": (dict(spread=0.), 288), "neither": (dict(walk=0, spread=0.), 288),
     "walk, reach 3": (dict(reach=3), 288), "root 1": (dict(root=1.), 288), "root .3": (dict(root=.3), 288),
@@ -67,6 +71,9 @@ def jobs(data, weights, only=""):
     for row, (method, settings, seeds) in HEADLINE.items():
         out += [(f"{row}-seed{s}", dict(base, **LONG, **settings, arch=ARCH.format(method), seed=s), True) for s in seeds]
     out += [(row, dict(base, **SHORT, **settings, arch=ARCH.format(method), seed=26), False) for row, (method, settings) in ABLATIONS.items()]
+    drawn = dict(Config.from_yaml("synth/deit_lca_md_tiny").to_dict(), data=DRAWN, checkpoint_path="data/weights/book_vit.safetensors", threads=1)
+    for row, (method, settings) in SYNTH.items():
+        out += [(f"{row}-seed{s}", dict(drawn, **settings, arch=ARCH.format(method), seed=s), True) for s in (0, 1, 2)]
     if only in [name for name, _, _ in out]: wanted = lambda name: name == only
     else: wanted = lambda name: only in name
     made = [(Job(name, Config(**given, out=f"{OUT}/{name}"), {}), test) for name, given, test in out if wanted(name)]
@@ -76,7 +83,11 @@ def jobs(data, weights, only=""):
 
 def run(data, weights, only, say):
     "Do what is not done."
+    from lca_md.runs import DemoConfig
     from lca_md.sweep import do_job, run_sweep
+    from lca_md.synth import write_synthbirds
+    demo = DemoConfig()
+    if not Path(DRAWN).is_dir(): write_synthbirds(DRAWN, demo.n_train, demo.n_test, seed=demo.seed)
     for job, test in jobs(data, weights, only):
         run_sweep([job], lambda j, resume, test=test: do_job(j, evaluate=test, resume=resume), say)
 
@@ -120,6 +131,7 @@ def one_run(folder):
     def row(rule): return next(r for r in d["table"] if r["protocol"].startswith("gt map") and rule in r["protocol"])
     def numbers(r): return {k: v for k, v in r.items() if k != "protocol"}
     iou, curve = m.best_ious("gt")[:, k], {str(int(100*i)): np.round(m.curve("gt", i), 2).tolist() for i in (.3, .5, .7)}
+    if d["dials"]: out["dials"] = {k: [numbers(r) for r in rows] for k, rows in d["dials"].items()}
     return dict(out, protocol=row("chosen on val")["protocol"], threshold=thr, threshold_rule=d["threshold_rule"], floors=d["floors"],
                 test=numbers(row("chosen on val")), oracle=numbers(row("oracle")), errors=numbers(d["errors"]), curve=curve,
                 iou=[int(round(1000*float(v))) for v in iou], named=[int(t[0] == y) for t, y in zip(m._get("top"), m._get("label"))])
