@@ -49,7 +49,8 @@ ABLATIONS = {
     "val-plus-no_pooling": ("lca_md_plus", dict(TUNED, eval_size=288, **head(pooling=0.))),
 }
 SYNTH = {  # on drawn birds, with the demo's settings untouched: row -> (method, settings)
-    "synth-tscam": ("tscam", {}), "synth-lca_md": ("lca_md", {}), "synth-lca_md-no_contrast": ("lca_md", dict(delta=1.)), "synth-plus": ("lca_md_plus", {}),
+    "synth-tscam": ("tscam", {}), "synth-lca_md": ("lca_md", {}), "synth-lca_md-no_contrast": ("lca_md", dict(delta=1.)),
+    "synth-plus": ("lca_md_plus", {}),
 }
 DRAWN = "data/synthbirds-study"  # drawn by this script: the demo's numbers of training and test drawings
 MAPS = {  # the map of val-plus read in other ways, without training: options of the head, picture size
