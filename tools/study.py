@@ -32,9 +32,7 @@ HEADLINE = {  # row -> (method, settings, seeds)
     "tscam": ("tscam", RELEASED, (26,)),
     "scm": ("scm", RELEASED, (26,)),
     "lca_md": ("lca_md", RELEASED, (26, 1, 2)),
-    "lca_md-tuned": ("lca_md", TUNED, (26,)),
-    "lca_md-tuned-288": ("lca_md", dict(TUNED, eval_size=288), (26,)),
-    "plus-224": ("lca_md_plus", TUNED, (26,)),
+    "lca_md-tuned": ("lca_md", dict(TUNED, eval_size=288), (26,)),
     "plus": ("lca_md_plus", dict(TUNED, eval_size=288), (26, 1, 2)),
 }
 ABLATIONS = {
@@ -42,7 +40,7 @@ ABLATIONS = {
     "val-lca_md-reach1": ("lca_md", dict(RELEASED, **head(reach=1))), "val-lca_md-reach2": ("lca_md", dict(RELEASED, **head(reach=2))),
     "val-lca_md-reach4": ("lca_md", dict(RELEASED, **head(reach=4))), "val-lca_md-steps4": ("lca_md", dict(RELEASED, **head(iterations=[4, 4]))),
     "val-tscam": ("tscam", RELEASED),
-    "val-lca_md-tuned": ("lca_md", TUNED), "val-tscam-tuned": ("tscam", TUNED),
+    "val-lca_md-tuned": ("lca_md", dict(TUNED, eval_size=288)), "val-tscam-tuned": ("tscam", dict(TUNED, eval_size=288)),
     "val-plus": ("lca_md_plus", dict(TUNED, eval_size=288)), "val-plus-released_recipe": ("lca_md_plus", dict(RELEASED, eval_size=288)),
     "val-plus-no_naming": ("lca_md_plus", dict(TUNED, eval_size=288, **head(naming=[0., 0.]))),
     "val-plus-foreground_only": ("lca_md_plus", dict(TUNED, eval_size=288, **head(naming=[1., 0.]))),
@@ -50,7 +48,7 @@ ABLATIONS = {
 }
 SYNTH = {  # on drawn birds, with the demo's settings untouched: row -> (method, settings)
     "synth-tscam": ("tscam", {}), "synth-lca_md": ("lca_md", {}), "synth-lca_md-no_contrast": ("lca_md", dict(delta=1.)),
-    "synth-plus": ("lca_md_plus", {}),
+    "synth-plus": ("lca_md_plus", {}), "synth-tscam-bf16": ("tscam", dict(precision="bf16")), "synth-lca_md-bf16": ("lca_md", dict(precision="bf16")),
 }
 DRAWN = "data/synthbirds-study"  # drawn by this script: the demo's numbers of training and test drawings
 MAPS = {  # the map of val-plus read in other ways, without training: options of the head, picture size
@@ -135,7 +133,7 @@ def one_run(folder):
     if d["dials"]: out["dials"] = {k: [numbers(r) for r in rows] for k, rows in d["dials"].items()}
     return dict(out, protocol=row("chosen on val")["protocol"], threshold=thr, threshold_rule=d["threshold_rule"], floors=d["floors"],
                 test=numbers(row("chosen on val")), oracle=numbers(row("oracle")), errors=numbers(d["errors"]), curve=curve,
-                iou=[int(round(1000*float(v))) for v in iou], named=[int(t[0] == y) for t, y in zip(m._get("top"), m._get("label"))])
+                iou=[int(1000*float(v) + 1e-3) for v in iou], named=[int(t[0] == y) for t, y in zip(m._get("top"), m._get("label"))])
 
 
 def collect(folder=ROOT/OUT, to=RESULTS, say=print):
