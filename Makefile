@@ -10,7 +10,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PACKAGING := setup.py settings.ini pyproject.toml
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install install-dev test test-site coverage bench export site explorer serve lab diff table lint clean
+.PHONY: help demo install install-dev test test-site coverage bench study export site explorer serve lab diff table lint clean
 
 help: ## list the commands
 	@echo "lca_md: weakly supervised object localization, a book in notebooks and a package"
@@ -32,6 +32,9 @@ coverage: install-dev ## the tests again, with the share of lca_md/ that chapter
 
 bench: install-dev ## speed and memory, as ratios measured in one run
 	@set -e; for f in benchmarks/*.py; do echo "== $$f"; $(PY) "$$f"; done
+
+study: install-dev ## train every row of chapter 36 (DATA=photographs in CUB layout, WEIGHTS=ImageNet DeiT-Tiny), then collect
+	$(PY) tools/study.py --data "$(DATA)" --weights "$(WEIGHTS)" $(ARGS)
 
 export: install-dev ## write lca_md/ from the notebooks and strip the notebooks' metadata
 	$(PY) tools/nb.py export

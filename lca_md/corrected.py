@@ -6,8 +6,8 @@
 __all__ = ['object_block', 'relevance', 'open_step', 'open_features', 'correlation', 'spread_map', 'walk_matrix', 'walk',
            'pooling_weights', 'no_name_loss', 'NamingOutput', 'LCAMDPlus']
 
-# %% ../nbs/16b_corrected.ipynb #e2f05673
-import dataclasses, math
+# %% ../nbs/16b_corrected.ipynb #c7d3d5b8
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,7 @@ def object_block(depth:int # L, number of blocks
     "The block at five sixths of the depth: late enough to know objects, early enough to see all of them. (The study, chapter 36.)"
     return max(round(depth*5/6) - 1, 0)
 
-# %% ../nbs/16b_corrected.ipynb #1e7c3319
+# %% ../nbs/16b_corrected.ipynb #105be014
 def relevance(rows:torch.Tensor, # [B, L, h, w] class-token attention of each block
               read, # indices of the blocks that count
               root:float=.5, # exponent; 1: as it is, below 1: single bright patches count less
@@ -37,7 +37,7 @@ def relevance(rows:torch.Tensor, # [B, L, h, w] class-token attention of each bl
     "Mean attention of some blocks, its root, stretched to [0, 1]; at least float32."
     return norm_cam((rows[:, list(read)].float().mean(1) + 1e-6)**root)
 
-# %% ../nbs/16b_corrected.ipynb #84aaac2d
+# %% ../nbs/16b_corrected.ipynb #dab5128b
 def open_step(blk:nn.Module, # a timm transformer block
               x:torch.Tensor, # [B, N, D] tokens
              )->tuple[torch.Tensor, torch.Tensor]: # [B, N, D] tokens; [B, N, N] attention, mean over heads
@@ -51,7 +51,7 @@ def open_step(blk:nn.Module, # a timm transformer block
     x = x + blk.drop_path1(blk.ls1(a.proj_drop(a.proj(z))))
     return x + blk.drop_path2(blk.ls2(blk.mlp(blk.norm2(x)))), A.float().mean(1)
 
-# %% ../nbs/16b_corrected.ipynb #4cb9d2c5
+# %% ../nbs/16b_corrected.ipynb #4d3e5b9e
 def open_features(model:nn.Module, # a timm vision transformer
                   x:torch.Tensor, # [B, 3, H, W] normalized images
                  )->tuple[torch.Tensor, torch.Tensor, torch.Tensor]: # [B, D, h, w] tokens; [B, L, h, w] class rows; [B, N, N] flow
@@ -65,13 +65,13 @@ def open_features(model:nn.Module, # a timm vision transformer
         flow = flow + A[:, first:, first:]/len(model.blocks)
     return model.norm(t)[:, first:].transpose(1, 2).unflatten(2, grid), torch.stack(rows, 1).unflatten(2, grid), flow
 
-# %% ../nbs/16b_corrected.ipynb #3b275889
+# %% ../nbs/16b_corrected.ipynb #3b3a6989
 def correlation(a:torch.Tensor, b:torch.Tensor)->torch.Tensor: # [B, h, w], [B, h, w] -> [B]
     "Correlation of two maps, image by image; 0 for constant maps."
     a, b = (v.flatten(1) - v.flatten(1).mean(1, keepdim=True) for v in (a, b))
     return (a*b).sum(1)/(a.norm(dim=1)*b.norm(dim=1)).clamp_min(1e-9)
 
-# %% ../nbs/16b_corrected.ipynb #c38fca37
+# %% ../nbs/16b_corrected.ipynb #39818ce8
 def spread_map(c:torch.Tensor, # [B, h, w] relevance in [0, 1]
                flow:torch.Tensor, # [B, N, N] attention between patches
                weight:float=1., # of what has flowed, beside `c` itself
@@ -81,7 +81,7 @@ def spread_map(c:torch.Tensor, # [B, h, w] relevance in [0, 1]
     agree = correlation(c, flowed).clamp_min(0)[:, None, None]
     return norm_cam(c + weight*agree*flowed)
 
-# %% ../nbs/16b_corrected.ipynb #b7c92bc8
+# %% ../nbs/16b_corrected.ipynb #e14ae9db
 def walk_matrix(tokens:torch.Tensor, # [B, D, h, w]
                 reach:int=1, # neighbour pattern, as `directions`
                 power:float=8., # how much similar neighbours are preferred
@@ -91,7 +91,7 @@ def walk_matrix(tokens:torch.Tensor, # [B, D, h, w]
     W = T*similarity(tokens.float().flatten(2)).clamp_min(0)**power
     return W/W.sum(-1, keepdim=True)
 
-# %% ../nbs/16b_corrected.ipynb #3f6a6c6d
+# %% ../nbs/16b_corrected.ipynb #3ef8ada5
 def walk(c:torch.Tensor, # [B, h, w]
          W:torch.Tensor, # [B, N, N], rows sum to 1
          steps:int=4, # how often activation moves
@@ -102,7 +102,7 @@ def walk(c:torch.Tensor, # [B, h, w]
     for _ in range(steps): now = (1 - restart)*(W @ now) + restart*start
     return now[..., 0].reshape(c.shape)
 
-# %% ../nbs/16b_corrected.ipynb #c821d548
+# %% ../nbs/16b_corrected.ipynb #71a05776
 def pooling_weights(c:torch.Tensor, # [B, h, w] in [0, 1]
                     gain:float=1., # gamma, how much more a relevant patch counts in the logits
                    )->torch.Tensor: # [B, 3, h, w], each sums to 1: logits, foreground, background
@@ -110,13 +110,13 @@ def pooling_weights(c:torch.Tensor, # [B, h, w] in [0, 1]
     w = torch.stack([1 + gain*c, c, 1 - c], 1)
     return w/w.sum((2, 3), keepdim=True).clamp_min(1e-6)
 
-# %% ../nbs/16b_corrected.ipynb #6ade1521
+# %% ../nbs/16b_corrected.ipynb #d3a1cba3
 def no_name_loss(bg:torch.Tensor # [B, K]
                 )->torch.Tensor: # scalar, 0 if every class is as likely as any other
     "How far the background is from naming no class: KL divergence of its softmax from the uniform distribution."
     return -F.log_softmax(bg, 1).mean() - math.log(bg.shape[1])
 
-# %% ../nbs/16b_corrected.ipynb #4573daea
+# %% ../nbs/16b_corrected.ipynb #e2de3415
 @dataclass
 class NamingOutput(WSOLOutput):
     "What the corrected model returns in training: it brings its own loss."
@@ -126,12 +126,12 @@ class NamingOutput(WSOLOutput):
         terms = dict(ce=F.cross_entropy(self.logits, labels), ce_fg=F.cross_entropy(self.fg, labels), no_name_bg=no_name_loss(self.bg))
         return dict(loss=terms["ce"] + self.naming[0]*terms["ce_fg"] + self.naming[1]*terms["no_name_bg"], **terms)
 
-# %% ../nbs/16b_corrected.ipynb #3b6a5493
+# %% ../nbs/16b_corrected.ipynb #e7877393
 class LCAMDPlus(TSCAM):
     "LCA-MD corrected: see the table at the top of chapter 16b. For vision transformers."
     method = "lca_md_plus"
 
-# %% ../nbs/16b_corrected.ipynb #a0a40760
+# %% ../nbs/16b_corrected.ipynb #14f0dc86
 @patch
 def setup_head(self:LCAMDPlus,
                num_classes:int, # K
@@ -154,7 +154,7 @@ def setup_head(self:LCAMDPlus,
     TSCAM.setup_head(self, num_classes)
     self.root, self.spread, self.walk, self.reach, self.pooling, self.naming, self.maps = root, spread, walk, reach, pooling, tuple(naming), maps
 
-# %% ../nbs/16b_corrected.ipynb #126440bd
+# %% ../nbs/16b_corrected.ipynb #893cbec5
 @patch
 def object_map(self:LCAMDPlus,
                t:torch.Tensor, # [B, D, h, w] tokens
@@ -165,7 +165,7 @@ def object_map(self:LCAMDPlus,
     m = c if flow is None else spread_map(c, flow, self.spread)
     return norm_cam(walk(m, walk_matrix(t, self.reach), self.walk)) if self.walk else m
 
-# %% ../nbs/16b_corrected.ipynb #78243fe3
+# %% ../nbs/16b_corrected.ipynb #a19104e1
 @patch
 def forward(self:LCAMDPlus,
             x:torch.Tensor, # [B, 3, H, W] normalized images
@@ -178,7 +178,7 @@ def forward(self:LCAMDPlus,
     if self.training: return NamingOutput(logits, (fg, bg), c, naming=self.naming)
     return WSOLOutput(logits, (fg, bg), c, self.map_maker(t, self.object_map(t, c, flow)))
 
-# %% ../nbs/16b_corrected.ipynb #cf304d5b
+# %% ../nbs/16b_corrected.ipynb #80efbf2a
 @patch
 def map_maker(self:LCAMDPlus,
               t:torch.Tensor, # [B, D, h, w] tokens
@@ -191,7 +191,7 @@ def map_maker(self:LCAMDPlus,
         return m[:, None].expand(-1, self.num_classes if classes is None else classes.shape[1], -1, -1)
     return maps
 
-# %% ../nbs/16b_corrected.ipynb #c97ee328
+# %% ../nbs/16b_corrected.ipynb #1b3e2782
 METHODS["lca_md_plus"] = LCAMDPlus
 def _register(size):
     name, backbone = f"deit_lca_md_plus_{size}_patch16_224", f"deit_{size}_patch16_224"
