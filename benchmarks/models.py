@@ -1,11 +1,13 @@
 """Speed and memory of the localizers, as ratios to the plain timm DeiT with a linear head.
 
 Optimizer, images and threads are the same.
+On an AMD processor ours multiplies by oneDNN (chapter 10); `--mkl` leaves it to PyTorch's usual library, as the plain model does.
 Each ratio is measured in one process: the two models take turns, and the median of the turns' ratios counts. Peak memory: one process per model.
 `python benchmarks/models.py` takes fifteen minutes, `python benchmarks/models.py tiny` measures a part; `--json FILE` writes the numbers.
 """
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -39,6 +41,8 @@ def make(method, size, classes):
     import torch
     from timm.optim import create_optimizer_v2
     import lca_md  # noqa: F401 (registers the models)
+    from lca_md import backbone
+    if os.environ.get("LCA_BENCH_MKL"): backbone.ONEDNN = False
     from lca_md.losses import lca_md_loss
     torch.manual_seed(0)
     name = f"deit_{size}_patch16_224" if method == "plain" else f"deit_{method}_{size}_patch16_224"
@@ -98,12 +102,14 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("only", nargs="*", help="words that a row must contain, e.g. tiny train")
     p.add_argument("--json", type=Path, help="write the numbers to this file")
+    p.add_argument("--mkl", action="store_true", help="no oneDNN for ours")
     p.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.child:
         method, size, classes, what = a.child[0], a.child[1], int(a.child[2]), a.child[3]
         return print(json.dumps(memory(method, size, classes) if what == "memory" else ratio(method, size, classes, what)))
-    print(f"{THREADS} threads, batch {BATCH}, fp32, median ratio of {TURNS} interleaved turns; plain: timm's deit_* with a linear head\n")
+    if a.mkl: os.environ["LCA_BENCH_MKL"] = "1"
+    print(f"{THREADS} threads, batch {BATCH}, fp32{', without oneDNN' if a.mkl else ''}, median ratio of {TURNS} interleaved turns; plain: timm's deit_* with a linear head\n")
     print("| model | classes | what | plain | ours | ratio (quartiles) | must | goal |\n|---|---|---|---:|---:|---:|---:|---:|")
     rows = []
     for method, size, classes, what, must, goal in ROWS:

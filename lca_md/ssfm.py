@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .backbone import stacked
+
 # %% ../nbs/14_ssfm.ipynb #bb940bda
 def directions(reach:int|str=3, # how many cells far, 1 to 4; or "cross", the four nearest
               )->list[tuple[int, int]]: # (rows, columns) offsets, 16*reach - 8 of them, or 4
@@ -108,16 +110,19 @@ def _krylov(A, X0v, alpha, n): # [B, N, N], [B, N, 1] -> [B, N, n]
     return torch.cat(out, -1)
 
 # %% ../nbs/14_ssfm.ipynb #0a6f83c3
+def _plus(base, a, b, sign=1): # [B, N, N] each -> base + sign*(a @ b)
+    ab = stacked(a, b)
+    return torch.add(base, ab, alpha=sign, out=ab)
 def _chain(A, c, alpha, k):
     "u = X_k c [B, N, 1], and what its gradient needs: the last trusted X, all R, all y."
-    X, I, Rs, ys = alpha*A, torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand_as(A), [], []
-    R, y, trusted = torch.baddbmm(I, A, X, alpha=-1), X @ c, min(TRUSTED, k - 1)
+    X, I, Rs, ys = alpha*A, torch.eye(A.shape[-1], dtype=A.dtype, device=A.device), [], []
+    R, y, trusted = _plus(I, A, X, -1), X @ c, min(TRUSTED, k - 1)
     for j in range(1, k + 1):
         Rs.append(R)
         ys.append(y)
-        if j <= trusted: X = torch.baddbmm(X, X, R)
+        if j <= trusted: X = _plus(X, X, R)
         y = X @ c if j == trusted else torch.baddbmm(y, R, y)
-        if j < k: R = torch.baddbmm(I, A, X, alpha=-1) if j <= trusted else R @ R
+        if j < k: R = _plus(I, A, X, -1) if j <= trusted else stacked(R, R)
     return y, X, Rs, ys
 
 # %% ../nbs/14_ssfm.ipynb #974ab245
@@ -147,7 +152,7 @@ class _Diffusion(torch.autograd.Function):
         for j,(R,y) in enumerate(zip(rest[:k], rest[k:])):
             if j == min(TRUSTED, k - 1): z = X @ g
             half = (z @ y.transpose(1, 2)).div_(2)
-            if W is not None: half = half.baddbmm_(R, W)
+            if W is not None: half += stacked(R, W)
             W = half + half.transpose(1, 2)
             z = torch.baddbmm(z, R, z)
         return -W, z[..., 0], None, None

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from fastcore.basics import patch
 
-from .backbone import check_backbone, grid_size, vit_features
+from .backbone import check_backbone, exact_cpu, grid_size, products, vit_features
 from .conformer import Conformer, conformer_features
 from .core import ConfigError
 
@@ -68,7 +68,7 @@ def winograd(conv:nn.Conv2d, # 3 x 3, padding 1
     tile, kernel, out = (WINOGRAD[k].to(t) for k in ("tile", "kernel", "out"))
     x = F.pad(t, (1, 1, 1, 1)).unfold(2, 4, 2).unfold(3, 4, 2).flatten(4)              # [B, C, h/2, w/2, 16]
     x = torch.einsum("ij,bcnmj->icbnm", tile, x).reshape(16, C, -1)
-    y = (kernel @ conv.weight.reshape(K*C, 9).T).reshape(16, K, C) @ x                 # [16, K, B*h*w/4]
+    y = products((kernel @ conv.weight.reshape(K*C, 9).T).reshape(16, K, C), x)        # [16, K, B*h*w/4]
     y = (out @ y.reshape(16, -1)).reshape(2, 2, K, B, h//2, w//2)
     y = y.permute(3, 2, 4, 0, 5, 1).reshape(B, K, h, w)
     return y if conv.bias is None else y + conv.bias[:, None, None]
@@ -79,8 +79,7 @@ def grid_conv(conv:nn.Conv2d, # 3 x 3, padding 1
               t:torch.Tensor, # [B, C, h, w]
              )->torch.Tensor: # [B, K, h, w]
     "`conv(t)`, by `winograd` where that is faster: on a CPU in full precision, an even grid, at least `MANY` classes."
-    full = t.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(t.device.type)
-    fast = full and t.device.type == "cpu" and conv.out_channels >= MANY and t.shape[-2] % 2 == t.shape[-1] % 2 == 0
+    fast = exact_cpu(t) and conv.out_channels >= MANY and t.shape[-2] % 2 == t.shape[-1] % 2 == 0
     return winograd(conv, t) if fast else conv(t)
 
 # %% ../nbs/12_tscam.ipynb #486e6db3

@@ -128,3 +128,18 @@ def test_the_drawn_birds_configurations_take_the_books_weights(name):
     cfg = Config.from_yaml(f"synth/{name}")
     report = load_checkpoint(build_model(cfg.arch, 8, **cfg.model_args), shipped_weights("book_vit"))
     assert not report.skipped and not [k for k in report.fresh if k.startswith(("patch_embed", "blocks", "norm", "pos_embed", "cls_token"))]
+
+
+def test_seeded_stochastic_depth_is_timms():
+    "Training with drop_path: the tokens and gradients of timm's own forward under the same seed, dropped samples included."
+    from lca_md.backbone import vit_features
+    vit = timm.create_model("deit_tiny_patch16_224", embed_dim=48, depth=4, num_heads=3, drop_path_rate=.4).train()
+    x = torch.randn(5, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    def grads(features, seed):
+        torch.manual_seed(seed)
+        t = features(x)
+        return [t, *torch.autograd.grad(t.sin().sum(), [p for n, p in vit.named_parameters() if not n.startswith("head")]), torch.rand(3)]
+    for seed in range(3):
+        want = grads(lambda x: vit.forward_features(x)[:, 1:], seed)
+        for rows in (True, False):
+            for a, b in zip(grads(lambda x: vit_features(vit, x, rows)[0], seed), want): assert (a - b).abs().max() <= 1e-4*b.abs().max() + 1e-6

@@ -6,7 +6,7 @@ import pytest, yaml
 from conftest import ROOT, run_python, tracked_files
 
 sys.path.insert(0, str(ROOT/"tools"))
-from nb import chapters, code_of, settings, sync_pyproject  # noqa: E402
+from nb import CONTENTS, chapters, code_of, contents_text, parts, settings, sync_pyproject  # noqa: E402
 
 from execnb.nbio import read_nb  # noqa: E402
 
@@ -19,7 +19,8 @@ each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 EXPECTED = {"index": [], "00_basics": ["basics"], "00b_core": ["core"], "01_synth": ["synth"], "02_data": ["data"],
             "03_prepare": ["prepare"], "04_wsol": [],
-            "10_backbone": ["backbone"], "11_conformer": ["conformer"], "12_tscam": ["tscam"], "13_tfcm": ["tfcm"], "14_ssfm": ["ssfm"],
+            "10_backbone": ["backbone"], "10b_coupling": ["coupling"], "11_conformer": ["conformer"],
+            "12_tscam": ["tscam"], "13_tfcm": ["tfcm"], "14_ssfm": ["ssfm"],
             "15_models": ["models"], "16_losses": ["losses"], "17_share": ["share"],
             "18_inside": [], "19_released": [], "23_thresholds": [], "35_reproduce": [],
             "20_boxes": ["boxes"], "21_metrics": ["metrics"], "22_viz": ["viz"],
@@ -260,9 +261,12 @@ def test_readme_code_runs(tmp_path):
     assert r.returncode == 0, r.stderr[-3000:]
 
 
-def test_readme_lists_every_chapter():
-    text = (ROOT/"README.md").read_text()
-    assert not [p.name for p in CHAPTERS if f"nbs/{p.name}" not in text]
+def test_contents_list_every_chapter():
+    "In the order of the website's sidebar, in the chapters' own words; `make export` writes both."
+    text, index = (ROOT/"README.md").read_text(), "\n".join(markdown(ROOT/"nbs/index.ipynb"))
+    assert sorted(p for part in parts().values() for p in part) == CHAPTERS
+    assert contents_text("nbs/", True) in CONTENTS.search(text)[0], "out of step, run `make export`"
+    assert contents_text() in index, "out of step, run `make export`"
 
 
 # -- run notebooks

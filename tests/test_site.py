@@ -10,7 +10,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT/"tools"))
 import explorer  # noqa: E402
 from nb import settings  # noqa: E402
-from website import add_links, address_file, api_page, described, first_lines, local_page, notebook_links, page_name  # noqa: E402
+from website import add_links, address_file, api_page, described, first_lines, local_page, notebook_links, page_name, tidy  # noqa: E402
 
 built = [pytest.mark.slow, pytest.mark.xdist_group("site")]
 NOTEBOOKS = [p for p in sorted((ROOT/"nbs").glob("**/*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
@@ -112,6 +112,13 @@ def test_links_stand_under_the_title():
     cells = json.loads(add_links(json.dumps(nb), "runs/x.ipynb"))["cells"]
     assert [c["cell_type"] for c in cells] == ["raw", "markdown", "code"] and cells[2]["outputs"] == outputs[:1]
     assert 'href="../notebooks/runs/x.ipynb" download' in cells[1]["source"][0]
+
+
+def test_lines_that_were_printed_are_one_block():
+    said = [dict(output_type="stream", name=n, text=[x]) for n, x in (("stdout", "a\n"), ("stderr", "w\n"), ("stdout", "b\n"))]
+    shown = dict(output_type="display_data", data={})
+    assert tidy([*said, shown, said[0]]) == [said[0] | {"text": ["a\n", "b\n"]}, shown, said[0]]
+    assert said[0]["text"] == ["a\n"]
 
 
 def test_local_page_takes_nothing_from_elsewhere():

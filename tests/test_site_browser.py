@@ -70,7 +70,7 @@ def pages(site): return sorted(p.relative_to(site).as_posix() for p in site.rglo
 
 
 WIDER = """() => [...document.querySelectorAll("main *")]
-  .filter(e => !e.closest("pre, table, .katex, .katex-display, .sourceCode, .anchorjs-link, .visually-hidden")
+  .filter(e => !e.closest("pre, table, .katex, .katex-display, .sourceCode, .wide-figure, .anchorjs-link, .visually-hidden")
   && e.getClientRects().length && e.getBoundingClientRect().right > innerWidth + 1).slice(0, 3).map(e => e.outerHTML.slice(0, 120))"""
 
 
@@ -130,6 +130,31 @@ def test_links_of_a_chapter_come_from_the_settings(site, watched):
     assert links["Open in Colab"] == notebook_links("23_thresholds.ipynb")["colab"]
     with page.expect_download() as got: page.click("text=Download the notebook")
     assert json.loads(Path(got.value.path()).read_text(encoding="utf-8"))["nbformat"] == 4
+
+
+# -- chapters and figures within reach
+
+def test_list_of_chapters_shows_the_open_one_and_unfolds_by_keyboard(site, watched):
+    page = watched.open("thresholds.html")
+    here, head = page.locator("#quarto-sidebar .sidebar-link.active"), page.locator("#quarto-sidebar a[role=button]", has_text="The task")
+    assert here.inner_text() == page.title().split(" \u2013 ")[0]
+    box, inside = here.bounding_box(), page.locator("#quarto-sidebar").bounding_box()
+    assert inside["y"] <= box["y"] and box["y"] + box["height"] <= min(WIDE["height"], inside["y"] + inside["height"])
+    entry = page.locator("#quarto-sidebar a", has_text="SynthBirds")
+    assert not entry.is_visible()
+    head.focus()
+    page.keyboard.press("Enter")
+    entry.wait_for(state="visible")
+    assert not watched.wrong, watched.wrong
+
+
+def test_figures_can_be_read_on_a_phone(site, watched):
+    page = watched.open("thresholds.html")
+    page.set_viewport_size(PHONE)
+    page.wait_for_function("document.querySelectorAll('main .wide-figure').length > 1")
+    width, inside, reached = page.evaluate("""() => { const e = document.querySelector('main .wide-figure');
+        return [e.querySelector('img').clientWidth, e.scrollWidth > e.clientWidth, e.tabIndex]; }""")
+    assert width >= 540 and inside and reached == 0
 
 
 # -- the explorer

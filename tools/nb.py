@@ -1,10 +1,11 @@
 """What the Makefile and the tests do with notebooks.
 
-python tools/nb.py export        write lca_md/ from nbs/, strip metadata, copy settings.ini into pyproject.toml's [tool.nbdev]
+python tools/nb.py export        write lca_md/ from nbs/, strip metadata, copy settings.ini into pyproject.toml's [tool.nbdev], write the contents
+python tools/nb.py contents      write the tables of contents in README.md and nbs/index.ipynb: order from _quarto.yml, words from the chapters
 python tools/nb.py test FILE     run one chapter as nbdev does; exit 1 with the failing cell if one fails
 python tools/nb.py table         cells, lines, pictures and words of every chapter
 """
-import argparse, ast, os, re, sys
+import argparse, ast, json, os, re, sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def export():
     os.environ.pop("IN_TEST", None)
     os.chdir(ROOT)
     sync_pyproject()
+    contents()
     nbdev_clean.__wrapped__()
     nbdev_export.__wrapped__()
 
@@ -93,6 +95,65 @@ def chapters() -> list[Path]:
     return sorted(NBS.glob("[0-9]*.ipynb"))
 
 
+# -- the tables of contents
+
+PARTS = {"Start here": "The whole idea on one bird, before any detail.", "The task": "What is asked, and the pictures to ask it of.",
+         "The model": "From pixels to a map, one part at a time.", "The measure": "From a map to a box, and from boxes to a number with a meaning.",
+         "The run": "Training, evaluating and using it, from Python, from notebooks and from the shell."}
+
+
+def parts() -> dict[str, list[Path]]:  # part -> its chapters
+    "The chapters by part, in the order of the website's sidebar (_quarto.yml); pages outside its sections are where a reader starts."
+    import yaml
+    files = {re.sub(r"^\d+[a-z]?_", "", p.stem) + ".ipynb": p for p in chapters()}
+    out = {}
+    for item in yaml.safe_load((ROOT/"_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]:
+        part, pages = (item["section"], item["contents"]) if isinstance(item, dict) else ("Start here", [item])
+        found = [files[p] for p in pages if p in files]
+        if found: out[part] = out.get(part, []) + found
+    return out
+
+
+def says_of_itself(path:Path) -> tuple[str, str, str]:
+    "A chapter's title, its one line of description, and its module, if it has one."
+    cells = ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"][:2]]
+    title, line = re.match(r"# (.+)\n+> (.+)", cells[0]).groups()
+    module = re.search(r"#\s*\|\s*default_exp (\w+)", cells[1])
+    return title.strip(), line.strip(), module[1] if module else ""
+
+
+def contents_text(folder:str = "", modules:bool = False) -> str:  # folder: the way to the notebooks
+    "The table of contents in Markdown: a heading, a sentence and a table for each part."
+    out = []
+    for part, paths in parts().items():
+        head = "| chapter | module | what it holds |\n|---|---|---|" if modules else "| chapter | what it holds |\n|---|---|"
+        rows = []
+        for p in paths:
+            title, line, module = says_of_itself(p)
+            cells = [f"[{title}]({folder}{p.name})", *([f"`lca_md.{module}`" if module else ""] if modules else []), line.replace("|", "\\|")]
+            rows.append("| " + " | ".join(cells) + " |")
+        out.append("\n".join([f"### {part}\n", PARTS.get(part, "") + "\n", head, *rows]))
+    return "\n\n".join(out)
+
+
+CONTENTS = re.compile(r"(?s)(<!-- contents: written by make export -->\n).*?(<!-- end of contents -->)")
+
+
+def contents():
+    "Write both tables of contents: README.md between its two marks, nbs/index.ipynb as the cell `## The chapters`."
+    readme, index = ROOT/"README.md", NBS/"index.ipynb"
+    old = readme.read_text(encoding="utf-8")
+    new, n = CONTENTS.subn(lambda m: f"{m[1]}\n{contents_text('nbs/', True)}\n\n{m[2]}", old)
+    if n != 1: raise SystemExit("error: README.md needs exactly one pair of contents marks")
+    if new != old: readme.write_text(new, encoding="utf-8")
+    nb = json.loads(index.read_text(encoding="utf-8"))
+    cell, = [c for c in nb["cells"] if "".join(c["source"]).startswith("## The chapters")]
+    text = f"## The chapters\n\n{contents_text()}"
+    if "".join(cell["source"]) == text: return
+    cell["source"] = text.splitlines(keepends=True)
+    index.write_text(json.dumps(nb, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 TESTED = re.compile(r"(?m)^\s*(test_\w+\(|assert\b|with ExceptionExpected)")
 EXPORT = re.compile(r"(?m)^\s*#\s*\|\s*exports?i?\b")
 STYLE = dict(cells=(15, 60), median=(1, 4), p90=(1, 15), words=(3, 6), tests=(.5, 99))  # what a chapter aims at
@@ -129,10 +190,11 @@ def table():
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("do", choices=["export", "test", "table"])
+    p.add_argument("do", choices=["export", "contents", "test", "table"])
     p.add_argument("file", nargs="?", type=Path, help="the notebook to test")
     a = p.parse_args()
     if a.do == "export": export()
+    elif a.do == "contents": contents()
     elif a.do == "table": table()
     elif a.file is None: p.error("test needs a notebook")
     elif not test(a.file): sys.exit(1)

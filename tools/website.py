@@ -44,11 +44,20 @@ def links_cell(path:str) -> dict:  # a notebook cell
     return {"cell_type": "markdown", "id": "page-links", "metadata": {}, "source": [line]}
 
 
+def tidy(outputs:list) -> list:
+    "A cell's outputs without warnings, and with what was printed line after line as one block."
+    out = []
+    for o in (o for o in outputs if o.get("name") != "stderr"):
+        if o["output_type"] == "stream" and out and out[-1]["output_type"] == "stream": out[-1] = out[-1] | {"text": [*out[-1]["text"], *o["text"]]}
+        else: out.append(o)
+    return out
+
+
 def add_links(text:str, path:str) -> str:
-    "A staged notebook with the line of links under its title, and without warnings that writing the reference printed."
+    "A staged notebook with the line of links under its title, and tidy outputs."
     nb = json.loads(text)
     for c in nb["cells"]:
-        if "outputs" in c: c["outputs"] = [o for o in c["outputs"] if o.get("name") != "stderr"]
+        if "outputs" in c: c["outputs"] = tidy(c["outputs"])
     first = next((i + 1 for i, c in enumerate(nb["cells"]) if c["cell_type"] == "raw"), 0)
     nb["cells"].insert(first, links_cell(path))
     return json.dumps(nb, indent=1, ensure_ascii=False)

@@ -111,15 +111,16 @@
     const slider = el("input", { type: "range", id: `${id}-t`, min: 0, max: data.thresholds.length - 1, step: 1, value: state.step });
     const told = el("output", { for: slider.id, class: "ex-told", "aria-live": "polite" });
     const reset = el("button", { type: "button", class: "ex-reset" }, "the threshold chosen on val");
-    const W = 640, H = 150, x = (i) => 34 + i * (W - 44) / (data.thresholds.length - 1), y = (v) => 10 + (1 - v) * (H - 34);
+    const W = 640, H = 164, x = (i) => 34 + i * (W - 44) / (data.thresholds.length - 1), y = (v) => 24 + (1 - v) * (H - 48);
     const curve = el("polyline", { svg: 1, class: "ex-curve" }), cursor = el("line", { svg: 1, class: "ex-cursor", y1: y(1), y2: y(0) });
     const dot = el("circle", { svg: 1, class: "ex-dot", r: 6 }), mark = el("line", { svg: 1, class: "ex-chosen", y1: y(1), y2: y(0) });
     const text = (px, py, s, anchor) => el("text", { svg: 1, x: px, y: py, "text-anchor": anchor }, s);
+    const named = text(0, y(1) - 5, "chosen on val", "start");
     const plot = el("svg", { svg: 1, viewBox: `0 0 ${W} ${H}`, class: "ex-plot", role: "img", "aria-label": "IoU at every threshold" },
       el("line", { svg: 1, class: "ex-half", x1: x(0), x2: x(99), y1: y(0.5), y2: y(0.5) }),
       el("line", { svg: 1, class: "ex-axis", x1: x(0), x2: x(99), y1: y(0), y2: y(0) }),
       text(28, y(1) + 4, "1", "end"), text(28, y(0.5) + 4, "0.5", "end"), text(28, y(0) + 4, "0", "end"), text(12, y(0.5) - 24, "IoU", "start"),
-      text(x(0), H - 6, "threshold 0", "start"), text(x(99), H - 6, "0.99", "end"), mark, curve, cursor, dot);
+      text(x(0), H - 6, "threshold 0", "start"), text(x(99), H - 6, "0.99", "end"), mark, named, curve, cursor, dot);
     root.replaceChildren(
       el("div", { class: "ex-groups" },
         group("Bird", "bird", data.birds.map((b, i) => [i, b.name])), group("Dial", "dial", data.dials.map((d, i) => [i, d])),
@@ -142,6 +143,7 @@
       Object.assign(root.dataset, { threshold: t.toFixed(2), iou: iou.toFixed(4), box: box.join(" "), method: state.method, dial: data.dials[state.dial], bird: bird.name });
       curve.setAttribute("points", view.iou.map((v, i) => `${x(i).toFixed(1)},${y(v).toFixed(1)}`).join(" "));
       for (const [line, i] of [[cursor, state.step], [mark, 100 * data.chosen[state.method]]]) { line.setAttribute("x1", x(i)); line.setAttribute("x2", x(i)); }
+      named.setAttribute("x", x(100 * data.chosen[state.method]) + 5);
       dot.setAttribute("cx", x(state.step));
       dot.setAttribute("cy", y(iou));
       const k = left.width / SIDE, image = await pictureOf(scene);

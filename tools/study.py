@@ -1,0 +1,159 @@
+"""The study of chapter 36: every row is a training run, started, resumed and skipped as `lca-md sweep` does; what they measured is collected for the chapter.
+
+    make study DATA=data/cub50 WEIGHTS=deit_tiny.safetensors             all rows, then collect
+    python tools/study.py --data DATA --weights WEIGHTS --only plus      rows whose name contains "plus"
+    python tools/study.py ... --print                                    say what would run
+    python tools/study.py --collect                                      read runs/study again, train nothing
+
+Headline rows train on all training images for a fixed number of epochs; the threshold is chosen on some of those images (val_in_train), as the released
+code's users must. Ablations leave val out of training and are compared on val alone. Test is read once per headline row, by the run's evaluate notebook.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT, RESULTS = "runs/study", ROOT/"nbs"/"study"/"results.json"
+COMMON = dict(batch_size=32, lr_steps=[], device="cpu", precision="bf16", threads=1)
+RELEASED = dict(lr=1e-4)                                                   # the recipe of the released code's measurement
+TUNED = dict(lr=5e-4, schedule="cosine", layer_decay=.7)                   # lower blocks learn slower, the rate falls
+ARCH = "deit_{}_tiny_patch16_224"
+LONG, SHORT = dict(epochs=10, val_in_train=True, eval_every=10), dict(epochs=5)
+
+
+def head(**options): return dict(model_args=dict(head=options))
+
+
+HEADLINE = {  # row -> (method, settings, seeds)
+    "tscam": ("tscam", RELEASED, (26,)),
+    "scm": ("scm", RELEASED, (26,)),
+    "lca_md": ("lca_md", RELEASED, (26, 1, 2)),
+    "lca_md-tuned": ("lca_md", TUNED, (26,)),
+    "lca_md-tuned-288": ("lca_md", dict(TUNED, eval_size=288), (26,)),
+    "plus-224": ("lca_md_plus", TUNED, (26,)),
+    "plus": ("lca_md_plus", dict(TUNED, eval_size=288), (26, 1, 2)),
+}
+ABLATIONS = {
+    "val-lca_md": ("lca_md", RELEASED), "val-lca_md-no_contrast": ("lca_md", dict(RELEASED, delta=1.)),
+    "val-lca_md-reach1": ("lca_md", dict(RELEASED, **head(reach=1))), "val-lca_md-reach2": ("lca_md", dict(RELEASED, **head(reach=2))),
+    "val-lca_md-reach4": ("lca_md", dict(RELEASED, **head(reach=4))), "val-lca_md-steps4": ("lca_md", dict(RELEASED, **head(iterations=[4, 4]))),
+    "val-tscam": ("tscam", RELEASED),
+    "val-lca_md-tuned": ("lca_md", TUNED), "val-tscam-tuned": ("tscam", TUNED),
+    "val-plus": ("lca_md_plus", dict(TUNED, eval_size=288)), "val-plus-released_recipe": ("lca_md_plus", dict(RELEASED, eval_size=288)),
+    "val-plus-no_naming": ("lca_md_plus", dict(TUNED, eval_size=288, **head(naming=[0., 0.]))),
+    "val-plus-foreground_only": ("lca_md_plus", dict(TUNED, eval_size=288, **head(naming=[1., 0.]))),
+    "val-plus-no_pooling": ("lca_md_plus", dict(TUNED, eval_size=288, **head(pooling=0.))),
+}
+MAPS = {  # the map of val-plus read in other ways, without training: options of the head, picture size
+    "as trained": ({}, 288), "no walk": (dict(walk=0), 288), "no flow": (dict(spread=0.), 288), "neither": (dict(walk=0, spread=0.), 288),
+    "walk, reach 3": (dict(reach=3), 288), "root 1": (dict(root=1.), 288), "root .3": (dict(root=.3), 288),
+    "block 8": (dict(read=[8]), 288), "block 10": (dict(read=[10]), 288), "blocks 8 to 10": (dict(read=[8, 9, 10]), 288),
+    "last six blocks": (dict(read=[6, 7, 8, 9, 10, 11]), 288), "all blocks": (dict(read=list(range(12))), 288), "times the semantic map": (dict(maps="class"), 288),
+    "224 pixels": ({}, 224), "256 pixels": ({}, 256), "320 pixels": ({}, 320), "384 pixels": ({}, 384),
+}
+
+
+def jobs(data, weights, only=""):
+    "The jobs of all rows whose names contain `only`: (job, whether test is read)."
+    from lca_md.core import Config
+    from lca_md.sweep import Job
+    base = dict(COMMON, data=data, checkpoint_path=weights)
+    out = []
+    for row, (method, settings, seeds) in HEADLINE.items():
+        out += [(f"{row}-seed{s}", dict(base, **LONG, **settings, arch=ARCH.format(method), seed=s), True) for s in seeds]
+    out += [(row, dict(base, **SHORT, **settings, arch=ARCH.format(method), seed=26), False) for row, (method, settings) in ABLATIONS.items()]
+    made = [(Job(name, Config(**given, out=f"{OUT}/{name}"), {}), test) for name, given, test in out if only in name]
+    if not made: sys.exit(f"error: --only {only}: no such row; rows: {', '.join([*HEADLINE, *ABLATIONS])}")
+    return made
+
+
+def run(data, weights, only, say):
+    "Do what is not done."
+    from lca_md.sweep import do_job, run_sweep
+    for job, test in jobs(data, weights, only):
+        run_sweep([job], lambda j, resume, test=test: do_job(j, evaluate=test, resume=resume), say)
+
+
+def maps_of_val(folder, say):
+    "GT-known and more of the maps of MAPS on the val images of a run, threshold chosen on the same images (oracle of val); stored beside the run."
+    import torch
+    from lca_md.core import Config
+    from lca_md.data import WSOLDataset, eval_transform, open_split
+    from lca_md.models import build_model, load_checkpoint, read_card
+    from lca_md.train import measure
+    file, card = folder/"maps.json", read_card(folder/"best.safetensors")
+    cfg, done = Config.from_dict(card["config"]), json.loads(file.read_text()) if file.is_file() else {}
+    records, names = open_split(cfg.data, "val", cfg.val_per_class, cfg.val_seed)
+    for name, (options, size) in MAPS.items():
+        if name in done: continue
+        model = build_model(card["arch"], card["num_classes"], img_size=size, head=options)
+        load_checkpoint(model, folder/"best.safetensors")
+        torch.set_num_threads(1)
+        m = measure(model, WSOLDataset(records, names, eval_transform(size), size, card["box_rule"]), 25, 1)
+        thr = m.choose_threshold("gt")
+        k = int(np.abs(m.thresholds - thr).argmin())
+        done[name] = dict({f"iou{int(100*i)}": float(m.curve("gt", i)[k]) for i in (.3, .5, .7)}, threshold=thr, **m.classification())
+        say(f"{name}: {done[name]}")
+        file.write_text(json.dumps(done, indent=1))
+
+
+def one_run(folder):
+    "What the chapter needs of one run: settings, history, and of test per image whether and how well it was found."
+    from lca_md.metrics import LocalizationMetrics
+    config = json.loads((folder/"done.json").read_text())
+    history = json.loads((folder/"history.json").read_text())
+    keep = ("arch", "lr", "schedule", "layer_decay", "epochs", "eval_size", "delta", "val_in_train", "precision", "seed", "model_args")
+    out = dict(config={k: config[k] for k in keep}, epoch=history["best"]["epoch"],
+               history=[{k: round(v, 4) for k, v in h.items() if isinstance(v, (int, float))} for h in history["epochs"]])
+    test = folder/"evaluate-test"
+    if not (test/"metrics.json").is_file(): return out
+    d, m = json.loads((test/"metrics.json").read_text()), LocalizationMetrics.load(test/"scores.npz")
+    row = {r["protocol"].split(",")[1].split()[-1]: r for r in d["table"] if r["protocol"].startswith("gt map")}  # fixed, val, (oracle)
+    thr = d["val_threshold"]["gt"]
+    k = int(np.abs(m.thresholds - thr).argmin())
+    named = [r for r in d["table"] if r["protocol"].startswith("gt map") and "chosen on val" in r["protocol"]][0]
+    oracle = [r for r in d["table"] if r["protocol"].startswith("gt map") and "oracle" in r["protocol"]][0]
+    iou, curve = m.best_ious("gt")[:, k], {str(int(100*i)): np.round(m.curve("gt", i), 2).tolist() for i in (.3, .5, .7)}
+    return dict(out, protocol=named["protocol"], threshold=thr, threshold_rule=d["threshold_rule"], test={k: v for k, v in named.items() if k != "protocol"},
+                oracle={k: v for k, v in oracle.items() if k != "protocol"}, fixed=None if "fixed" not in row else row["fixed"]["gt_known"],
+                floors=d["floors"], errors={k: v for k, v in d["errors"].items() if k != "protocol"}, curve=curve,
+                iou=[int(round(1000*float(v))) for v in iou], named=[int(t[0] == y) for t, y in zip(m._get("top"), m._get("label"))])
+
+
+def collect(folder=ROOT/OUT, to=RESULTS, say=print):
+    "Gather all finished runs into one file, written whole."
+    from lca_md.core import write_json
+    rows = {}
+    for f in sorted(Path(folder).glob("*/done.json")):
+        rows[f.parent.name] = one_run(f.parent)
+        if (f.parent/"maps.json").is_file(): rows[f.parent.name]["maps"] = json.loads((f.parent/"maps.json").read_text())
+    if not rows: sys.exit(f"error: {folder} holds no finished run of the study; run it first: make study DATA=... WEIGHTS=...")
+    Path(to).parent.mkdir(parents=True, exist_ok=True)
+    write_json(to, rows)
+    say(f"{len(rows)} runs in {Path(to).name}")
+    return rows
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--data", help="folder of photographs, CUB layout")
+    p.add_argument("--weights", help="ImageNet weights of DeiT-Tiny")
+    p.add_argument("--only", default="", help="rows whose name contains this")
+    p.add_argument("--print", action="store_true", help="say what would run")
+    p.add_argument("--collect", action="store_true", help="only gather what has run")
+    a = p.parse_args()
+    if a.collect: return collect()
+    if not (a.data and a.weights): p.error("--data and --weights are needed: make study DATA=folder WEIGHTS=file")
+    if a.print:
+        from lca_md.sweep import standing
+        for job, _ in jobs(a.data, a.weights, a.only): print(f"{job.name}: {dict(done='done', begun='begun', new='to do')[standing(job)]}")
+        return None
+    run(a.data, a.weights, a.only, print)
+    if (ROOT/OUT/"val-plus"/"done.json").is_file(): maps_of_val(ROOT/OUT/"val-plus", print)
+    return collect()
+
+
+if __name__ == "__main__": main()
