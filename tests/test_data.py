@@ -821,3 +821,28 @@ def test_fuzzed_folder_through_the_command_line(tree, tmp_path):
 def test_readers_of_missing_files(tmp_path):
     for read in (read_voc, read_coco):
         with pytest.raises(DataError, match="none.x cannot be read"): read(tmp_path / "none.x")
+
+
+# ---- one module for nine chapters
+
+ALL_NAMES = """
+    CUB_LISTS TURNED SIDEWAYS METADATA PICTURES SPLIT_FOLDERS NO_CLASSES VOC_KEYS KINDS SPLITS LAYOUTS LOOKED_FOR MEAN STD WARPS RECIPES
+    JPEG_BEGIN JPEG_END SMALLER parse_floats parse_int parse_flag parse_size parse_box parse_name Line parse_line read_lines read_list
+    read_dials read_cub check_ids check_unique check_classes choose_classes ImageError decoding opened to_rgb image_size open_image
+    check_size Record clip_corners clip_box find_mask cub_record warn_clipped load_cub parse_corners read_paths picture_finder class_list
+    metadata_records clip_all load_metadata is_picture class_folders find_splits Drawn VocReader read_voc parse_yolo read_yolo yolo_names
+    entry_line read_coco check_choice Tree look_around choose_kind own_file plain_name own_boxes coco_tables cub_tables box_source
+    folder_record load_folder ilsvrc_boxes cub_boxes draw_lots val_quota split_val find_layout open_parts keep_classes few_of_each
+    measurable open_split squeeze tensor_steps planes Normalize eval_transform to_picture posterize guard_posterize resize_array reduction
+    Region stand_in RandomRegion Recipe Flip Crop OnPicture warp rotation warp_rotate warp_shear_x warp_shear_y warp_shift_x warp_shift_y
+    sharpen cub_transform ilsvrc_transform Tint light_transform train_transform Draw seeded WSOLDataset jpeg_header read_pixels kept
+    EpochSampler Loader calm_worker make_loader
+"""
+
+
+def test_every_name_can_be_imported_from_data():
+    "What `lca_md.data` held before it was divided is still there, also for `from lca_md.data import *`."
+    import lca_md.data as data
+    names = ALL_NAMES.split()
+    assert not [n for n in names if not hasattr(data, n)]
+    assert not set(names) - set(data.__all__)

@@ -1,4 +1,4 @@
-"Chapter 21: every value of the reference evaluations, the same result however images are batched and merged, and clear refusals."
+"Chapters 21 to 21e: every value of the reference evaluations, the same result however images are batched and merged, and clear refusals."
 from pathlib import Path
 
 import numpy as np
