@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-THREADS, BATCH, TURNS = 2, 8, 15
+THREADS, BATCH, TURNS = 2, 8, int(os.environ.get("LCA_BENCH_TURNS", 15))
 ROWS = [  # name, size, classes, what, must, goal
     ("tscam", "tiny", 200, "train", 1.04, 1.02), ("tscam", "small", 200, "train", 1.03, 1.01),
     ("lca_md", "tiny", 200, "train", 1.22, 1.12), ("lca_md", "small", 200, "train", 1.09, 1.06), ("lca_md", "small", 1000, "train", 1.15, 1.10),
@@ -102,6 +102,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("only", nargs="*", help="words that a row must contain, e.g. tiny train")
     p.add_argument("--json", type=Path, help="write the numbers to this file")
+    p.add_argument("--turns", type=int, default=TURNS, help="turns of each model")
     p.add_argument("--mkl", action="store_true", help="no oneDNN for ours")
     p.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     a = p.parse_args()
@@ -109,7 +110,9 @@ def main():
         method, size, classes, what = a.child[0], a.child[1], int(a.child[2]), a.child[3]
         return print(json.dumps(memory(method, size, classes) if what == "memory" else ratio(method, size, classes, what)))
     if a.mkl: os.environ["LCA_BENCH_MKL"] = "1"
-    print(f"{THREADS} threads, batch {BATCH}, fp32{', without oneDNN' if a.mkl else ''}, median ratio of {TURNS} interleaved turns; plain: timm's deit_* with a linear head\n")
+    os.environ["LCA_BENCH_TURNS"] = str(a.turns)
+    how = f"{THREADS} threads, batch {BATCH}, fp32{', without oneDNN' if a.mkl else ''}, median ratio of {a.turns} interleaved turns"
+    print(f"{how}; plain: timm's deit_* with a linear head\n")
     print("| model | classes | what | plain | ours | ratio (quartiles) | must | goal |\n|---|---|---|---:|---:|---:|---:|---:|")
     rows = []
     for method, size, classes, what, must, goal in ROWS:
