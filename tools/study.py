@@ -116,8 +116,9 @@ def maps_of_val(folder, say):
 
 def one_run(folder):
     "What the chapter needs of one run: settings, history, and of test per image whether and how well it was found."
+    from lca_md.core import Config
     from lca_md.metrics import LocalizationMetrics
-    config = json.loads((folder/"done.json").read_text())
+    config = Config.from_dict(json.loads((folder/"done.json").read_text())).to_dict()
     history = json.loads((folder/"history.json").read_text())
     keep = ("arch", "lr", "schedule", "layer_decay", "epochs", "eval_size", "delta", "val_in_train", "precision", "seed", "model_args")
     out = dict(config={k: config[k] for k in keep}, epoch=history["best"]["epoch"],
