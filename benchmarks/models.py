@@ -1,7 +1,7 @@
 """Speed and memory of the localizers, as ratios to the plain timm DeiT with a linear head.
 
 Optimizer, images and threads are the same.
-On an AMD processor ours multiplies by oneDNN (chapter 10); `--mkl` leaves it to PyTorch's usual library, as the plain model does.
+On an AMD processor ours multiplies by oneDNN (chapter 10_matmul); `--mkl` leaves it to PyTorch's usual library, as the plain model does.
 Each ratio is measured in one process: the two models take turns, and the median of the turns' ratios counts. Peak memory: one process per model.
 `python benchmarks/models.py` takes fifteen minutes, `python benchmarks/models.py tiny` measures a part; `--json FILE` writes the numbers.
 """
