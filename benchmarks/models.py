@@ -1,7 +1,7 @@
 """Speed and memory of the localizers, as ratios to the plain timm DeiT with a linear head.
 
 Optimizer, images and threads are the same.
-On an AMD processor ours multiplies by oneDNN (chapter 10_matmul); `--mkl` leaves it to PyTorch's usual library, as the plain model does.
+On an AMD processor ours multiplies by oneDNN (chapter 10); `--mkl` leaves it to PyTorch's usual library, as the plain model does.
 Each ratio is measured in one process: the two models take turns, and the median of the turns' ratios counts. Peak memory: one process per model.
 `python benchmarks/models.py` takes fifteen minutes, `python benchmarks/models.py tiny` measures a part; `--json FILE` writes the numbers.
 """
@@ -109,7 +109,8 @@ def main():
         method, size, classes, what = a.child[0], a.child[1], int(a.child[2]), a.child[3]
         return print(json.dumps(memory(method, size, classes) if what == "memory" else ratio(method, size, classes, what)))
     if a.mkl: os.environ["LCA_BENCH_MKL"] = "1"
-    print(f"{THREADS} threads, batch {BATCH}, fp32{', without oneDNN' if a.mkl else ''}, median ratio of {TURNS} interleaved turns; plain: timm's deit_* with a linear head\n")
+    library = ", without oneDNN" if a.mkl else ""
+    print(f"{THREADS} threads, batch {BATCH}, fp32{library}, median ratio of {TURNS} interleaved turns; plain: timm's deit_* with a linear head\n")
     print("| model | classes | what | plain | ours | ratio (quartiles) | must | goal |\n|---|---|---|---:|---:|---:|---:|---:|")
     rows = []
     for method, size, classes, what, must, goal in ROWS:

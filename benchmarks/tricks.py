@@ -1,7 +1,7 @@
 """What each trick of chapters 10 to 15 buys: the plain way against ours, in one process, forward and backward where there is one.
 
 `python benchmarks/tricks.py` takes about a minute. Two threads, batch 8, 200 classes, the sizes of DeiT-S; median ratio of interleaved turns.
-Both ways use PyTorch's usual library; rows that say oneDNN let ours use the other one (chapter 10_matmul).
+Both ways use PyTorch's usual library; rows that say oneDNN let ours use the other one (chapter 10).
 """
 import statistics
 import time
