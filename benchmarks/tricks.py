@@ -59,10 +59,10 @@ def cases():
         def f(): diffuse(A, c, k, alpha).sum().backward()
         return f
 
-    with_grad = {"stochastic depth of 0.1: only who stays (10)": (lambda: deep(hidden).sum().backward(),
+    with_grad = {"stochastic depth of 0.1: only who stays (10b)": (lambda: deep(hidden).sum().backward(),
                                                               lambda: block_step(deep, hidden, False)[0].sum().backward()),
                  "linear layer by oneDNN (10)": (lambda: wide(hidden).sum().backward(), lambda: linear(wide, hidden).sum().backward()),
-                 "class token's row beside fused attention (10)": (full_attention, one_row),
+                 "class token's row beside fused attention (10b)": (full_attention, one_row),
                  "logits: pool, then multiply (12)": (lambda: head(t).mean((2, 3)).sum().backward(),
                                                       lambda: pooled_conv(head, t, t.new_full((1, 1, 14, 14), 1/196)).sum().backward()),
                  "TFCM: pool, then multiply (13)": (lambda: torch.einsum("bghw,bkhw->bgk", g, tfcm(S)).sum().backward(),
@@ -70,10 +70,10 @@ def cases():
                  "semantic map of 1000 classes: Winograd (12)": (lambda: (thousand(t)*g1000).sum().backward(),
                                                                 lambda: (winograd(thousand, t)*g1000).sum().backward()),
                  "the same, by oneDNN (12)": (lambda: (thousand(t)*g1000).sum().backward(), lambda: (winograd(thousand, t)*g1000).sum().backward()),
-                 "diffusion, 16 steps: M c without M (14)": (iterate(16), product(16)),
-                 "the same, by oneDNN (14)": (iterate(16), product(16)),
-                 "diffusion, 4 steps: vectors only (14)": (iterate(4), product(4))}
-    without = {"MLP: activation in place, no gradient (10)": (lambda: mlp(x), lambda: mlp_step(mlp, x)),
+                 "diffusion, 16 steps: M c without M (14b)": (iterate(16), product(16)),
+                 "the same, by oneDNN (14b)": (iterate(16), product(16)),
+                 "diffusion, 4 steps: vectors only (14b)": (iterate(4), product(4))}
+    without = {"MLP: activation in place, no gradient (10b)": (lambda: mlp(x), lambda: mlp_step(mlp, x)),
                "maps of 5 of 200 classes (12)": (lambda: head(t), lambda: conv_classes(head, t, five))}
     every = with_grad | {k: tuple(torch.no_grad()(f) for f in v) for k, v in without.items()}
     usual = backbone.ONEDNN

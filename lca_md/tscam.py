@@ -16,9 +16,10 @@ from torch import nn
 from torch.nn import functional as F
 from fastcore.basics import patch
 
-from .backbone import check_backbone, exact_cpu, grid_size, products, vit_features
+from .backbone import check_backbone, grid_size, vit_features
 from .conformer import Conformer, conformer_features
 from .core import ConfigError
+from .matmul import exact_cpu, products
 
 # %% ../nbs/12_tscam.ipynb #af24947f
 def shifted_sums(t:torch.Tensor, # [B, C, h, w]
@@ -55,6 +56,8 @@ def conv_classes(conv:nn.Conv2d, # 3 x 3, padding 1
 def _kron(rows):
     m = torch.tensor(rows)
     return torch.kron(m, m)
+
+# %% ../nbs/12_tscam.ipynb #21b1fa66
 WINOGRAD = dict(tile=_kron([[1., 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]),      # [16, 16]
                 kernel=_kron([[1., 0, 0], [.5, .5, .5], [.5, -.5, .5], [0, 0, 1]]),           # [16, 9]
                 out=_kron([[1., 1, 1, 0], [0, 1, -1, -1]]))                                   # [4, 16]
@@ -95,10 +98,14 @@ class WSOLOutput:
 def _contrast(out, i): # 0: fg, 1: bg
     if callable(out.contrast): out.contrast = out.contrast()
     return None if out.contrast is None else out.contrast[i]
+
+# %% ../nbs/12_tscam.ipynb #58ebea24
 @patch(as_prop=True)
 def fg(self:WSOLOutput): # [B, K] or None
     "Foreground token feature of LCA-MD; None for TS-CAM."
     return _contrast(self, 0)
+
+# %% ../nbs/12_tscam.ipynb #79b14e80
 @patch(as_prop=True)
 def bg(self:WSOLOutput): # [B, K] or None
     "Background token feature of LCA-MD; None for TS-CAM."
@@ -112,6 +119,8 @@ def maps_for(self:WSOLOutput,
     "Maps of `k` classes of each image. Raises `RuntimeError` in training mode, which makes no maps."
     if self._maps is None: raise RuntimeError("maps exist in evaluation only: call model.eval() first")
     return self._maps(classes)
+
+# %% ../nbs/12_tscam.ipynb #33a9f887
 @patch(as_prop=True)
 def cams(self:WSOLOutput): # [B, K, h, w]
     "Maps of all classes, computed when read."
@@ -164,6 +173,8 @@ def extract(self:TSCAM,
     tokens, rows = vit_features(self, x, attention)
     grid = grid_size(self, x)
     return tokens.transpose(1, 2).unflatten(2, grid), rows.unflatten(2, grid) if attention else None, 0.
+
+# %% ../nbs/12_tscam.ipynb #d3356f39
 @patch
 def features(self:TSCAM,
              x:torch.Tensor, # [B, 3, H, W]
