@@ -64,13 +64,15 @@ MAPS = {  # the map of val-plus read in other ways, without training: options of
 def jobs(data, weights, only=""):
     "The jobs of all rows whose names contain `only`: (job, whether test is read)."
     from lca_md.core import Config
+    from lca_md.runs import DemoConfig
     from lca_md.sweep import Job
     base = dict(COMMON, data=data, checkpoint_path=weights)
     out = []
     for row, (method, settings, seeds) in HEADLINE.items():
         out += [(f"{row}-seed{s}", dict(base, **LONG, **settings, arch=ARCH.format(method), seed=s), True) for s in seeds]
     out += [(row, dict(base, **SHORT, **settings, arch=ARCH.format(method), seed=26), False) for row, (method, settings) in ABLATIONS.items()]
-    drawn = dict(Config.from_yaml("synth/deit_lca_md_tiny").to_dict(), data=DRAWN, checkpoint_path="data/weights/book_vit.safetensors", threads=1)
+    drawn = dict(Config.from_yaml("synth/deit_lca_md_tiny").to_dict(), data=DRAWN, checkpoint_path="data/weights/book_vit.safetensors", threads=1,
+                 layer_decay=DemoConfig().layer_decay)
     for row, (method, settings) in SYNTH.items():
         out += [(f"{row}-seed{s}", dict(drawn, **settings, arch=ARCH.format(method), seed=s), True) for s in (0, 1, 2)]
     if only in [name for name, _, _ in out]: wanted = lambda name: name == only
