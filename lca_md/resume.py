@@ -128,7 +128,8 @@ def other_settings(self:Run, s:dict)->dict: # name -> (then, now)
     fine = set(_may_change) - ({"epochs"} if self.cfg.schedule == "cosine" else set())
     if (self.folder/"not_finite.json").is_file(): fine |= _may_mend
     if s["world"] != self.world and then["batch_size"]*s["world"] == self.cfg.batch_size*self.world: fine |= {"batch_size"}
-    return {k: (then.get(k), v) for k,v in now.items() if k not in fine and then.get(k) != v}
+    then = {**Config().to_dict(), **then}                            # a setting that is younger than the state had its default
+    return {k: (then[k], v) for k,v in now.items() if k not in fine and then[k] != v}
 
 # %% ../nbs/29d_resume.ipynb #81a54f2e
 @patch

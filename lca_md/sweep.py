@@ -89,7 +89,8 @@ def standing(job:Job)->str: # "done", "begun" or "new"
     file = next((f for f in (out/"done.json", out/"config.yaml") if f.is_file()), None)
     if file is None: return "new"
     then = json.loads(file.read_text()) if file.suffix == ".json" else yaml.safe_load(file.read_text())
-    other = [k for k,v in job.cfg.to_dict().items() if k not in _no_matter and then.get(k) != v]
+    then = {**Config().to_dict(), **then}                            # a setting that is younger than the run had its default
+    other = [k for k,v in job.cfg.to_dict().items() if k not in _no_matter and then[k] != v]
     if other:
         was = f"{then.get(other[0])!r}, now {getattr(job.cfg, other[0])!r}"
         raise ConfigError(f"{out}: holds a run with another {other[0]} ({was}); choose another --out")

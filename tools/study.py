@@ -77,7 +77,7 @@ def jobs(data, weights, only=""):
         out += [(f"{row}-seed{s}", dict(drawn, **settings, arch=ARCH.format(method), seed=s), True) for s in (0, 1, 2)]
     if only in [name for name, _, _ in out]: wanted = lambda name: name == only
     else: wanted = lambda name: only in name
-    made = [(Job(name, Config(**given, out=f"{OUT}/{name}"), {}), test) for name, given, test in out if wanted(name)]
+    made = [(Job(name, Config(**dict(given, out=f"{OUT}/{name}")), {}), test) for name, given, test in out if wanted(name)]
     if not made: sys.exit(f"error: --only {only}: no such row; rows: {', '.join([*HEADLINE, *ABLATIONS])}")
     return made
 
