@@ -59,7 +59,7 @@ def test_data_files_are_in_the_wheel(names, checkout, pattern, folder):
 
 def test_nothing_else_is_in_the_wheel(names):
     assert {n.split("/")[0].split("-")[0] for n in names} == {"lca_md"}
-    assert not [n for n in names if "__pycache__" in n or n.endswith((".pyc", ".jpg", ".log")) or "checkpoint" in n.lower()]
+    assert not [n for n in names if "__pycache__" in n or n.endswith((".pyc", ".jpg", ".log")) or "ipynb_checkpoints" in n]
 
 
 def test_metadata(wheel, root):
