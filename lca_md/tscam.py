@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from .backbone import check_backbone, grid_size, vit_features
 from .conformer import Conformer, conformer_features
 from .core import ConfigError
-from .matmul import exact_cpu, products
+from .matmul import amd_avx512, exact_cpu, products
 
 # %% ../nbs/12_tscam.ipynb #af24947f
 def shifted_sums(t:torch.Tensor, # [B, C, h, w]
@@ -81,8 +81,8 @@ MANY = 500 # classes; with fewer, adding up costs more than it saves
 def grid_conv(conv:nn.Conv2d, # 3 x 3, padding 1
               t:torch.Tensor, # [B, C, h, w]
              )->torch.Tensor: # [B, K, h, w]
-    "`conv(t)`, by `winograd` where that is faster: on a CPU in full precision, an even grid, at least `MANY` classes."
-    fast = exact_cpu(t) and conv.out_channels >= MANY and t.shape[-2] % 2 == t.shape[-1] % 2 == 0
+    "`conv(t)`, by `winograd` where that is faster: a CPU (but no AMD with AVX-512), full precision, an even grid, at least `MANY` classes."
+    fast = exact_cpu(t) and not amd_avx512() and conv.out_channels >= MANY and t.shape[-2] % 2 == t.shape[-1] % 2 == 0
     return winograd(conv, t) if fast else conv(t)
 
 # %% ../nbs/12_tscam.ipynb #486e6db3
