@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 # %% ../nbs/10_matmul.ipynb #ef12f333
 @lru_cache(maxsize=1)
@@ -27,6 +28,12 @@ ONEDNN = HAS_ONEDNN and amd_avx512() # set it to False to turn oneDNN off
 def _mm(a, b, bias=None): # [M, C], [K, C], [K] -> [M, K]
     "a b^T + bias by oneDNN, without gradients."
     return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+
+# %% ../nbs/10_matmul.ipynb #fl172749
+def _mm_flops(a_shape, b_shape, *args, out_shape=None, **kwargs): # [M, C], [K, C]
+    "Operations of `_mm`, for `torch.utils.flop_counter`."
+    return 2*a_shape[0]*a_shape[1]*b_shape[0]
+if HAS_ONEDNN and torch.ops.mkldnn._linear_pointwise not in flop_registry: register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_mm_flops)
 
 # %% ../nbs/10_matmul.ipynb #9fe203b8
 class _Product(torch.autograd.Function):
