@@ -68,7 +68,8 @@ def card(self:Run, row:dict)->dict:
     return dict(arch=c.arch, num_classes=len(names), img_size=measured_size(c), model_args={**c.model_args, "variant": c.variant}, class_names=names,
                 mean=MEAN, std=STD, box_rule=c.box_rule,
                 threshold=row["threshold"], threshold_rule=self.threshold_rule(),
-                epoch=row["epoch"], val={k: row[k] for k in ("gt_known", "top1_loc", "top1_cls", "mean_iou") if k in row}, config=replace(c, resume=False).to_dict())
+                epoch=row["epoch"], val={k: row[k] for k in ("gt_known", "top1_loc", "top1_cls", "mean_iou") if k in row},
+                config=replace(c, resume=False).to_dict())
 
 # %% ../nbs/30_train.ipynb #7eb8717c
 @patch(as_prop=True)
