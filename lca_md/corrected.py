@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import torch
 from fastcore.basics import patch
-from timm.models import register_model
 from torch import nn
 from torch.nn import functional as F
 
 from .backbone import check_size, grid_size
 from .conformer import Conformer
 from .core import ConfigError
-from .models import ARCHS, METHODS, localizer
+from .archs import METHODS, register_arch
 from .ssfm import neighbor_matrix, norm_cam, similarity
 from .tscam import TSCAM, WSOLOutput, pooled_conv
 
@@ -193,12 +192,4 @@ def map_maker(self:LCAMDPlus,
 
 # %% ../nbs/16b_corrected.ipynb #1b3e2782
 METHODS["lca_md_plus"] = LCAMDPlus
-def _register(size):
-    name, backbone = f"deit_lca_md_plus_{size}_patch16_224", f"deit_{size}_patch16_224"
-    def entry(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs):
-        return localizer("lca_md_plus", backbone, pretrained=pretrained, **kwargs)
-    entry.__name__ = entry.__qualname__ = name
-    entry.__doc__ = f"LCAMDPlus on {backbone}; options as `localizer`."
-    ARCHS[name] = ("lca_md_plus", backbone, {})
-    return register_model(entry)
-for _size in ("tiny", "small", "base"): globals()[f"deit_lca_md_plus_{_size}_patch16_224"] = _register(_size)
+for _size in ("tiny", "small", "base"): register_arch(f"deit_lca_md_plus_{_size}_patch16_224", "lca_md_plus", f"deit_{_size}_patch16_224", {})

@@ -93,10 +93,13 @@ def run(data, weights, only, say):
         run_sweep([job], lambda j, resume, test=test: do_job(j, evaluate=test, resume=resume), say)
 
 
+def nearest_column(m, threshold): return int(np.abs(m.thresholds - threshold).argmin())
+
+
 def maps_of_val(folder, say):
     "GT-known and more of the maps of MAPS on the val images of a run, threshold chosen on the same images (oracle of val); stored beside the run."
     import torch
-    from lca_md.core import Config
+    from lca_md.core import Config, write_json
     from lca_md.data import WSOLDataset, eval_transform, open_split
     from lca_md.models import build_model, load_checkpoint, read_card
     from lca_md.train import measure
@@ -110,10 +113,10 @@ def maps_of_val(folder, say):
         torch.set_num_threads(1)
         m = measure(model, WSOLDataset(records, names, eval_transform(size), size, card["box_rule"]), 25, 1)
         thr = m.choose_threshold("gt")
-        k = int(np.abs(m.thresholds - thr).argmin())
+        k = nearest_column(m, thr)
         done[name] = dict({f"iou{int(100*i)}": float(m.curve("gt", i)[k]) for i in (.3, .5, .7)}, threshold=thr, **m.classification())
         say(f"{name}: {done[name]}")
-        file.write_text(json.dumps(done, indent=1))
+        write_json(file, done)
 
 
 def one_run(folder):
@@ -129,7 +132,7 @@ def one_run(folder):
     if not (test/"metrics.json").is_file(): return out
     d, m = json.loads((test/"metrics.json").read_text()), LocalizationMetrics.load(test/"scores.npz")
     thr = d["val_threshold"]["gt"]
-    k = int(np.abs(m.thresholds - thr).argmin())
+    k = nearest_column(m, thr)
     def row(rule): return next(r for r in d["table"] if r["protocol"].startswith("gt map") and rule in r["protocol"])
     def numbers(r): return {k: v for k, v in r.items() if k != "protocol"}
     iou, curve = m.best_ious("gt")[:, k], {str(int(100*i)): np.round(m.curve("gt", i), 2).tolist() for i in (.3, .5, .7)}
