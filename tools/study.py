@@ -28,17 +28,20 @@ LONG, SHORT = dict(epochs=10, val_in_train=True, eval_every=10), dict(epochs=5)
 def head(**options): return dict(model_args=dict(head=options))
 
 
-HEADLINE = {  # row -> (method, settings, seeds)
-    "tscam": ("tscam", RELEASED, (26,)),
-    "scm": ("scm", RELEASED, (26,)),
-    "lca_md": ("lca_md", RELEASED, (26, 1, 2)),
-    "lca_md-tuned": ("lca_md", dict(TUNED, eval_size=288), (26,)),
-    "plus": ("lca_md_plus", dict(TUNED, eval_size=288), (26, 1, 2)),
+SEEDS = (26, 1, 2)
+HEADLINE = {  # row -> (method, settings); a run for each seed
+    "tscam": ("tscam", RELEASED),
+    "scm": ("scm", RELEASED),
+    "lca_md": ("lca_md", RELEASED),
+    "lca_md-tuned": ("lca_md", dict(TUNED, eval_size=288)),
+    "plus": ("lca_md_plus", dict(TUNED, eval_size=288)),
 }
 ABLATIONS = {
     "val-lca_md": ("lca_md", RELEASED), "val-lca_md-no_contrast": ("lca_md", dict(RELEASED, delta=1.)),
     "val-lca_md-reach1": ("lca_md", dict(RELEASED, **head(reach=1))), "val-lca_md-reach2": ("lca_md", dict(RELEASED, **head(reach=2))),
     "val-lca_md-reach4": ("lca_md", dict(RELEASED, **head(reach=4))), "val-lca_md-steps4": ("lca_md", dict(RELEASED, **head(iterations=[4, 4]))),
+    "val-lca_md-no_fusion": ("lca_md", dict(RELEASED, **head(iterations=[]))),
+    "val-lca_md-delta.3": ("lca_md", dict(RELEASED, delta=.3)), "val-lca_md-delta.8": ("lca_md", dict(RELEASED, delta=.8)),
     "val-tscam": ("tscam", RELEASED),
     "val-lca_md-tuned": ("lca_md", dict(TUNED, eval_size=288)), "val-tscam-tuned": ("tscam", dict(TUNED, eval_size=288)),
     "val-plus": ("lca_md_plus", dict(TUNED, eval_size=288)), "val-plus-released_recipe": ("lca_md_plus", dict(RELEASED, eval_size=288)),
@@ -48,17 +51,38 @@ ABLATIONS = {
 }
 SYNTH = {  # on drawn birds, with the demo's settings untouched: row -> (method, settings)
     "synth-tscam": ("tscam", {}), "synth-lca_md": ("lca_md", {}), "synth-lca_md-no_contrast": ("lca_md", dict(delta=1.)),
+    "synth-lca_md-no_fusion": ("lca_md", head(iterations=[])),
     "synth-plus": ("lca_md_plus", {}), "synth-tscam-bf16": ("tscam", dict(precision="bf16")), "synth-lca_md-bf16": ("lca_md", dict(precision="bf16")),
 }
+DRAWN_SEEDS = (0, 1, 2)
 DRAWN = "data/synthbirds-study"  # drawn by this script: the demo's numbers of training and test drawings
-MAPS = {  # the map of val-plus read in other ways, without training: options of the head, picture size
-    "as trained": ({}, 288), "no walk": (dict(walk=0), 288), "no flow": (dict(spread=0.), 288), "neither": (dict(walk=0, spread=0.), 288),
-    "walk, reach 3": (dict(reach=3), 288), "root 1": (dict(root=1.), 288), "root .3": (dict(root=.3), 288),
-    "block 8": (dict(read=[8]), 288), "block 10": (dict(read=[10]), 288), "blocks 8 to 10": (dict(read=[8, 9, 10]), 288),
-    "last six blocks": (dict(read=[6, 7, 8, 9, 10, 11]), 288), "all blocks": (dict(read=list(range(12))), 288),
-    "times the semantic map": (dict(maps="class"), 288),
-    "224 pixels": ({}, 224), "256 pixels": ({}, 256), "320 pixels": ({}, 320), "384 pixels": ({}, 384),
-}
+PLAIN = dict(root=1., spread=0., walk=0)  # attention as it is
+MAPS = {  # maps read from one checkpoint, without training: (method, options of its head, picture size)
+    name: ("lca_md_plus", options, size) for name, (options, size) in {
+        "as trained": ({}, 288), "no walk": (dict(walk=0), 288), "no flow": (dict(spread=0.), 288), "neither": (dict(walk=0, spread=0.), 288),
+        "walk, reach 3": (dict(reach=3), 288), "root 1": (dict(root=1.), 288), "root .3": (dict(root=.3), 288),
+        "block 8": (dict(read=[8]), 288), "block 10": (dict(read=[10]), 288), "blocks 8 to 10": (dict(read=[8, 9, 10]), 288),
+        "last six blocks": (dict(read=[6, 7, 8, 9, 10, 11]), 288), "all blocks": (dict(read=list(range(12))), 288),
+        "times the semantic map": (dict(maps="class"), 288),
+        "224 pixels": ({}, 224), "256 pixels": ({}, 256), "320 pixels": ({}, 320), "384 pixels": ({}, 384)}.items()}
+LADDER = {  # from the released map to the corrected one, a step at a time
+    "released map, 224 px": ("tscam", {}, 224), "released map, 288 px": ("tscam", {}, 288),
+    "attention of all blocks": ("lca_md_plus", dict(PLAIN, read=list(range(12))), 288), "one block": ("lca_md_plus", PLAIN, 288),
+    "with a root": ("lca_md_plus", dict(spread=0., walk=0), 288),
+    "with flow": ("lca_md_plus", dict(walk=0), 288), "with the walk": ("lca_md_plus", {}, 288)}
+BLOCKS = {  # what is there before any training
+    **{f"block {i}": ("lca_md_plus", dict(PLAIN, read=[i]), 224) for i in range(12)},
+    "all blocks": ("lca_md_plus", dict(PLAIN, read=list(range(12))), 224),
+    "last six blocks": ("lca_md_plus", dict(PLAIN, read=[6, 7, 8, 9, 10, 11]), 224),
+    "block 9, root": ("lca_md_plus", dict(spread=0., walk=0), 224), "block 9, root, flow": ("lca_md_plus", dict(walk=0), 224),
+    "block 9, root, flow, walk": ("lca_md_plus", {}, 224)}
+CLIMBED = ("val-tscam", "val-lca_md", "val-lca_md-tuned", "val-plus-released_recipe", "val-plus")  # rows whose maps are read along the ladder
+
+
+ROWS = [*[f"{row}-seed{s}" for row in HEADLINE for s in SEEDS], *ABLATIONS, *[f"{row}-seed{s}" for row in SYNTH for s in DRAWN_SEEDS]]
+def matches(name, only):
+    "Whether a row is meant: the one of that name, else all whose names contain it."
+    return name == only if only in (*ROWS, "untrained") else only in name
 
 
 def jobs(data, weights, only=""):
@@ -68,17 +92,15 @@ def jobs(data, weights, only=""):
     from lca_md.sweep import Job
     base = dict(COMMON, data=data, checkpoint_path=weights)
     out = []
-    for row, (method, settings, seeds) in HEADLINE.items():
-        out += [(f"{row}-seed{s}", dict(base, **LONG, **settings, arch=ARCH.format(method), seed=s), True) for s in seeds]
+    for row, (method, settings) in HEADLINE.items():
+        out += [(f"{row}-seed{s}", dict(base, **LONG, **settings, arch=ARCH.format(method), seed=s), True) for s in SEEDS]
     out += [(row, dict(base, **SHORT, **settings, arch=ARCH.format(method), seed=26), False) for row, (method, settings) in ABLATIONS.items()]
     drawn = dict(Config.from_yaml("synth/deit_lca_md_tiny").to_dict(), data=DRAWN, checkpoint_path="data/weights/book_vit.safetensors", threads=1,
                  layer_decay=DemoConfig().layer_decay)
     for row, (method, settings) in SYNTH.items():
-        out += [(f"{row}-seed{s}", dict(drawn, **settings, arch=ARCH.format(method), seed=s), True) for s in (0, 1, 2)]
-    if only in [name for name, _, _ in out]: wanted = lambda name: name == only
-    else: wanted = lambda name: only in name
-    made = [(Job(name, Config(**dict(given, out=f"{OUT}/{name}")), {}), test) for name, given, test in out if wanted(name)]
-    if not made: sys.exit(f"error: --only {only}: no such row; rows: {', '.join([*HEADLINE, *ABLATIONS])}")
+        out += [(f"{row}-seed{s}", dict(drawn, **settings, arch=ARCH.format(method), seed=s), True) for s in DRAWN_SEEDS]
+    made = [(Job(name, Config(**dict(given, out=f"{OUT}/{name}")), {}), test) for name, given, test in out if matches(name, only)]
+    if not made and only != "untrained": sys.exit(f"error: --only {only}: no such row; rows: {', '.join([*ROWS, 'untrained'])}")
     return made
 
 
@@ -96,27 +118,69 @@ def run(data, weights, only, say):
 def nearest_column(m, threshold): return int(np.abs(m.thresholds - threshold).argmin())
 
 
-def maps_of_val(folder, say):
-    "GT-known and more of the maps of MAPS on the val images of a run, threshold chosen on the same images (oracle of val); stored beside the run."
+def read_maps(file, weights, card, readings, say):
+    "GT-known and more of several maps of one network on the val images, threshold chosen on the same images (oracle of val); kept in `file`."
     import torch
     from lca_md.core import Config, write_json
     from lca_md.data import WSOLDataset, eval_transform, open_split
-    from lca_md.models import build_model, load_checkpoint, read_card
+    from lca_md.models import build_model, load_checkpoint
     from lca_md.train import measure
-    file, card = folder/"maps.json", read_card(folder/"best.safetensors")
     cfg, done = Config.from_dict(card["config"]), json.loads(file.read_text()) if file.is_file() else {}
     records, names = open_split(cfg.data, "val", cfg.val_per_class, cfg.val_seed)
-    for name, (options, size) in MAPS.items():
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for name, (method, options, size) in readings.items():
         if name in done: continue
-        model = build_model(card["arch"], card["num_classes"], img_size=size, head=options)
-        load_checkpoint(model, folder/"best.safetensors")
+        model = build_model(ARCH.format(method), card["num_classes"], img_size=size, head=options)
+        load_checkpoint(model, weights)
         torch.set_num_threads(1)
         m = measure(model, WSOLDataset(records, names, eval_transform(size), size, card["box_rule"]), 25, 1)
         thr = m.choose_threshold("gt")
         k = nearest_column(m, thr)
         done[name] = dict({f"iou{int(100*i)}": float(m.curve("gt", i)[k]) for i in (.3, .5, .7)}, threshold=thr, **m.classification())
-        say(f"{name}: {done[name]}")
+        say(f"{file.parent.name}, {name}: {done[name]}")
         write_json(file, done)
+
+
+def agreements(file, weights, card, say):
+    "How far relevance and what flowed from it correlate, over the val images (5th, 50th, 95th percentile), at 288 pixels; kept in `file`."
+    import torch
+    from lca_md.core import Config, write_json
+    from lca_md.corrected import correlation, open_features, relevance
+    from lca_md.data import WSOLDataset, eval_transform, open_split
+    from lca_md.models import build_model, load_checkpoint
+    if file.is_file(): return
+    cfg = Config.from_dict(card["config"])
+    records, names = open_split(cfg.data, "val", cfg.val_per_class, cfg.val_seed)
+    model = build_model(ARCH.format("lca_md_plus"), card["num_classes"], img_size=288).eval()
+    ds = WSOLDataset(records, names, eval_transform(288), 288, card["box_rule"])
+    load_checkpoint(model, weights)
+    torch.set_num_threads(1)
+    out = []
+    with torch.no_grad():
+        for i in range(0, len(ds), 25):
+            _, rows, flow = open_features(model, torch.stack([ds[j]["image"] for j in range(i, min(i + 25, len(ds)))]))
+            c = relevance(rows, model.read, model.root)
+            out += correlation(c, (flow @ c.flatten(1)[..., None]).reshape(c.shape)).tolist()
+    write_json(file, [float(v) for v in np.percentile(out, [5, 50, 95])])
+    say(f"{file.parent.name}: agreement {file.read_text()}")
+
+
+def readings(weights, only, say):
+    "The maps that are read without training: of the finished runs, and of the network before training."
+    from lca_md.models import read_card
+    def folder(row): return ROOT/OUT/row
+    def card(row): return read_card(folder(row)/"best.safetensors")
+    rows = [r for r in CLIMBED if matches(r, only) and (folder(r)/"done.json").is_file()]
+    for r in rows:
+        best = folder(r)/"best.safetensors"
+        read_maps(folder(r)/"ladder.json", best, card(r), LADDER, say)
+        agreements(folder(r)/"agreement.json", best, card(r), say)
+        if r == "val-plus": read_maps(folder(r)/"maps.json", best, card(r), MAPS, say)
+    if matches("untrained", only) and (folder("val-plus")/"done.json").is_file():
+        like = card("val-plus")
+        read_maps(folder("untrained")/"maps.json", weights, like, BLOCKS, say)
+        read_maps(folder("untrained")/"ladder.json", weights, like, {k: v for k, v in LADDER.items() if v[0] != "tscam"}, say)
+        agreements(folder("untrained")/"agreement.json", weights, like, say)
 
 
 def one_run(folder):
@@ -142,13 +206,14 @@ def one_run(folder):
                 iou=[int(1000*float(v) + 1e-3) for v in iou], named=[int(t[0] == y) for t, y in zip(m._get("top"), m._get("label"))])
 
 
+READ = ("maps", "ladder", "agreement")  # files beside a run that hold what was read without training
 def collect(folder=ROOT/OUT, to=RESULTS, say=print):
     "Gather all finished runs into one file, written whole."
     from lca_md.core import write_json
     rows = {}
     for f in sorted(Path(folder).glob("*/done.json")):
         rows[f.parent.name] = one_run(f.parent)
-        if (f.parent/"maps.json").is_file(): rows[f.parent.name]["maps"] = json.loads((f.parent/"maps.json").read_text())
+    for f in sorted(f for k in READ for f in Path(folder).glob(f"*/{k}.json")): rows.setdefault(f.parent.name, {})[f.stem] = json.loads(f.read_text())
     if not rows: sys.exit(f"error: {folder} holds no finished run of the study; run it first: make study DATA=... WEIGHTS=...")
     Path(to).parent.mkdir(parents=True, exist_ok=True)
     write_json(to, rows)
@@ -171,7 +236,7 @@ def main():
         for job, _ in jobs(a.data, a.weights, a.only): print(f"{job.name}: {dict(done='done', begun='begun', new='to do')[standing(job)]}")
         return None
     run(a.data, a.weights, a.only, print)
-    if (ROOT/OUT/"val-plus"/"done.json").is_file(): maps_of_val(ROOT/OUT/"val-plus", print)
+    readings(a.weights, a.only, print)
     return collect()
 
 
