@@ -43,22 +43,35 @@ def setup_head(self:LCAMD,
                variant:str="released", # arithmetic of the method
                reach:int=3, # neighbour pattern of SSFM, 1 to 4
                iterations:tuple=(16, 4), # Newton-Schulz steps of each diffusion layer
+               fuse_maps:bool=False, # let the layers act on the maps of evaluation too (not so in the released code)
               ):
     "Give the model semantic head, TFCM and diffusion layers."
     TSCAM.setup_head(self, num_classes, variant)
     self.tfcm = TFCM(num_classes)
+    self.fuse_maps = fuse_maps
     self.layers = nn.ModuleList(DCPAB(k, reach) for k in iterations)
+
+# %% ../nbs/15_archs.ipynb #f05edma9
+@patch
+def fused_map(self:LCAMD,
+              t:torch.Tensor, # [B, D, h, w] tokens
+              a:torch.Tensor, # [B, h, w] attention
+             )->torch.Tensor: # [B, h, w] weights of the map
+    "norm(c) times the product of (1 + o): what the diffusion layers make of map and semantic map."
+    weight, c = fuse(self.layers, self.semantic_head(t), a)
+    return (norm_cam(c.reshape(a.shape))*weight.reshape(a.shape)).to(a.dtype)
 
 # %% ../nbs/15_archs.ipynb #1e453331
 @patch
 def forward(self:LCAMD,
             x:torch.Tensor, # [B, 3, H, W] normalized images
            )->WSOLOutput:
-    "Training: fused logits, fg, bg. Evaluation: plain logits, and maps norm(a) * S; fg and bg when read."
+    "Training: fused logits, fg, bg. Evaluation: plain logits, and maps norm(a) * S (with `fuse_maps` both as the layers leave them); fg and bg when read."
     t, rows, scores = self.extract(x)
     a = rows.sum(1)
     if not self.training:
-        return WSOLOutput(self.pooled_logits(t) + scores, lambda: self.tfcm(self.semantic_head(t), a), a, self.map_maker(t, norm_cam(a)))
+        maps = self.map_maker(t, self.fused_map(t, a) if self.fuse_maps else norm_cam(a))
+        return WSOLOutput(self.pooled_logits(t) + scores, lambda: self.tfcm(self.semantic_head(t), a), a, maps)
     S = grid_conv(self.semantic_head, t)
     return WSOLOutput(fused_logits(self.layers, S, a) + scores, self.tfcm(S, a), a)
 

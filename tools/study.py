@@ -76,6 +76,7 @@ BLOCKS = {  # what is there before any training
     "last six blocks": ("lca_md_plus", dict(PLAIN, read=[6, 7, 8, 9, 10, 11]), 224),
     "block 9, root": ("lca_md_plus", dict(spread=0., walk=0), 224), "block 9, root, flow": ("lca_md_plus", dict(walk=0), 224),
     "block 9, root, flow, walk": ("lca_md_plus", {}, 224)}
+FUSED = {"released map, fusion too": ("lca_md", dict(fuse_maps=True), 224)}  # for rows that trained diffusion layers
 CLIMBED = ("val-tscam", "val-lca_md", "val-lca_md-tuned", "val-plus-released_recipe", "val-plus")  # rows whose maps are read along the ladder
 
 
@@ -173,7 +174,7 @@ def readings(weights, only, say):
     rows = [r for r in CLIMBED if matches(r, only) and (folder(r)/"done.json").is_file()]
     for r in rows:
         best = folder(r)/"best.safetensors"
-        read_maps(folder(r)/"ladder.json", best, card(r), LADDER, say)
+        read_maps(folder(r)/"ladder.json", best, card(r), LADDER | (FUSED if "lca_md" in r else {}), say)
         agreements(folder(r)/"agreement.json", best, card(r), say)
         if r == "val-plus": read_maps(folder(r)/"maps.json", best, card(r), MAPS, say)
     if matches("untrained", only) and (folder("val-plus")/"done.json").is_file():
