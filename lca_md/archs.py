@@ -66,7 +66,7 @@ def fused_map(self:LCAMD,
 def forward(self:LCAMD,
             x:torch.Tensor, # [B, 3, H, W] normalized images
            )->WSOLOutput:
-    "Training: fused logits, fg, bg. Evaluation: plain logits, and maps norm(a) * S (with `fuse_maps` both as the layers leave them); fg and bg when read."
+    "Training: fused logits, fg, bg. Evaluation: plain logits, and maps norm(a) * S (with `fuse_maps` as the layers leave both); fg, bg when read."
     t, rows, scores = self.extract(x)
     a = rows.sum(1)
     if not self.training:
