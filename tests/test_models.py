@@ -10,7 +10,7 @@ from conftest import ROOT
 from lca_md.core import CheckpointError, Config, ConfigError
 from lca_md.losses import lca_md_loss
 from lca_md.metrics import LocalizationMetrics, Protocol
-from lca_md.models import ARCHS, build_model, from_card, load_checkpoint, localizer, save_checkpoint, shipped_weights
+from lca_md.models import ARCHS, METHODS, build_model, from_card, load_checkpoint, localizer, save_checkpoint, shipped_weights
 from lca_md.predict import Localizer
 from lca_md.synth import draw_bird
 
@@ -83,6 +83,18 @@ def test_positions_are_interpolated_and_keep_the_prefix(tmp_path):
     assert "198 to 402 positions" in report.resized["pos_embed"]
     torch.testing.assert_close(m.pos_embed[:, :2], base.pos_embed[:, :2])
     assert {k for k in report.skipped if k.startswith("head")} == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pretrained_weights_stay(method, tmp_path, monkeypatch):
+    "`pretrained=True`: everything that timm loads is there, the class token too."
+    make, small = timm.create_model, dict(embed_dim=48, depth=2, num_heads=3)
+    vit = make("deit_tiny_patch16_224", **small)
+    for p in vit.parameters(): torch.nn.init.normal_(p)
+    torch.save(vit.state_dict(), tmp_path/"vit.pth")
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: make(*a, **k, pretrained_cfg_overlay=dict(file=str(tmp_path/"vit.pth"))))
+    have = localizer(method, "deit_tiny_patch16_224", 5, pretrained=True, **small).state_dict()
+    for k, v in vit.state_dict().items(): assert k.startswith("head") or have[k].equal(v), k
 
 
 @pytest.mark.parametrize("backbone,why", [("resnet18", "is a ResNet"), ("swin_tiny_patch4_window7_224", "is a SwinTransformer"),
