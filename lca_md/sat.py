@@ -6,7 +6,7 @@
 __all__ = ['spatial_query', 'spatial_attend', 'spatial_step', 'spatial_features', 'batch_area_loss', 'smooth', 'doubt',
            'SpatialOutput', 'SAT']
 
-# %% ../nbs/16c_sat.ipynb #7e038623
+# %% ../nbs/16c_sat.ipynb #ade47aa6
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ from .core import ConfigError
 from .matmul import linear
 from .tscam import TSCAM, WSOLOutput
 
-# %% ../nbs/16c_sat.ipynb #a04d36e6
+# %% ../nbs/16c_sat.ipynb #9807dd7a
 def spatial_query(q:torch.Tensor, # [B, H, N, d] queries; the last one is the spatial token's
                   k:torch.Tensor, # [B, H, N, d] keys of all tokens
                   scale:float, # of the products, as in attention
@@ -34,7 +34,7 @@ def spatial_query(q:torch.Tensor, # [B, H, N, d] queries; the last one is the sp
         ask, keys = q[:, :, -1].flatten(1).float(), k.transpose(1, 2).flatten(2).float() # [B, H*d], [B, N, H*d]
         return (keys @ ask[..., None])[..., 0].mul(scale/q.shape[1]).sigmoid()
 
-# %% ../nbs/16c_sat.ipynb #3a99990f
+# %% ../nbs/16c_sat.ipynb #ebedeb0f
 def spatial_attend(attn:Attention, # timm's attention module
                    x:torch.Tensor, # [B, N, D] normalized tokens, the spatial token last
                   )->tuple[torch.Tensor, torch.Tensor]: # [B, N, D] output; [B, N] answers
@@ -48,7 +48,7 @@ def spatial_attend(attn:Attention, # timm's attention module
     if attn.gate is not None: y = y*attn.gate(x).sigmoid()
     return attn.proj_drop(linear(attn.proj, y)), m
 
-# %% ../nbs/16c_sat.ipynb #eabda781
+# %% ../nbs/16c_sat.ipynb #7437f600
 def spatial_step(blk:Block, # a timm transformer block
                  x:torch.Tensor, # [B, N, D] tokens, the spatial token last
                 )->tuple[torch.Tensor, torch.Tensor]: # [B, N, D] tokens; [B, N] answers
@@ -57,7 +57,7 @@ def spatial_step(blk:Block, # a timm transformer block
     x = x + blk.drop_path1(blk.ls1(y))
     return x + blk.drop_path2(blk.ls2(mlp_step(blk.mlp, blk.norm2(x)))), m
 
-# %% ../nbs/16c_sat.ipynb #dcf8792c
+# %% ../nbs/16c_sat.ipynb #7116b3cb
 def spatial_features(model:VisionTransformer, # with a `spatial_token`
                      x:torch.Tensor, # [B, 3, H, W] normalized images
                      blocks:int, # how many blocks at the end are spatial-aware
@@ -73,14 +73,14 @@ def spatial_features(model:VisionTransformer, # with a `spatial_token`
     patches, grid = slice(model.num_prefix_tokens, -1), grid_size(model, x)
     return model.norm(t)[:, patches].transpose(1, 2).unflatten(2, grid), torch.stack(maps, 1)[..., patches].unflatten(2, grid)
 
-# %% ../nbs/16c_sat.ipynb #3bb955ce
+# %% ../nbs/16c_sat.ipynb #c53726c4
 def batch_area_loss(area:torch.Tensor, # [B] mean of each map
                     prior:float, # lambda, the share of a picture that objects cover
                    )->torch.Tensor: # scalar
     "How far the mean area of the batch is from the prior. (SAT, ICCV 2023, batch area loss.)"
     return (area.mean() - prior).abs()
 
-# %% ../nbs/16c_sat.ipynb #278216ec
+# %% ../nbs/16c_sat.ipynb #6d72b4c5
 def smooth(maps:torch.Tensor, # [B, h, w]
            sigma:float=.42, # in patches
           )->torch.Tensor: # [B, h, w]
@@ -89,14 +89,14 @@ def smooth(maps:torch.Tensor, # [B, h, w]
     g = maps.new_tensor([tap, 1., tap])/(1 + 2*tap)
     return F.conv2d(F.pad(maps[:, None], (1, 1, 1, 1), mode="replicate"), g[None, None, :, None]*g)[:, 0]
 
-# %% ../nbs/16c_sat.ipynb #61aafc7d
+# %% ../nbs/16c_sat.ipynb #d0a96fb9
 def doubt(maps:torch.Tensor # [B, h, w] in [0, 1]
          )->torch.Tensor: # [B] in [0, 1/4]
     "How undecided each map is: mean of M*(1 - M*), with M* smoothed. (SAT, ICCV 2023, normalization loss.)"
     soft = smooth(maps)
     return (soft*(1 - soft)).mean((1, 2))
 
-# %% ../nbs/16c_sat.ipynb #4d90fbd7
+# %% ../nbs/16c_sat.ipynb #bf6e2b19
 @dataclass
 class SpatialOutput(WSOLOutput):
     "What SAT returns in training: its own loss. `contrast` holds what the loss needs of each image: area and doubt, [B, 1] each."
@@ -108,14 +108,14 @@ class SpatialOutput(WSOLOutput):
         terms = dict(ce=F.cross_entropy(self.logits, labels), batch_area=batch_area_loss(area, self.prior), normalization=unsure.mean())
         return dict(loss=terms["ce"] + self.weights[0]*terms["batch_area"] + self.weights[1]*terms["normalization"], **terms)
 
-# %% ../nbs/16c_sat.ipynb #06c46b60
+# %% ../nbs/16c_sat.ipynb #7d956494
 class SAT(TSCAM):
     "SAT (Wu et al., ICCV 2023): a spatial token's answers are the map. For vision transformers."
     method = "sat"
     @torch.jit.ignore
     def no_weight_decay(self): return super().no_weight_decay() | {"spatial_token"} # names of parameters
 
-# %% ../nbs/16c_sat.ipynb #02a913c0
+# %% ../nbs/16c_sat.ipynb #eda9fb22
 @patch
 def setup_head(self:SAT,
                num_classes:int, # K
@@ -135,7 +135,7 @@ def setup_head(self:SAT,
     self.spatial_token = nn.Parameter(torch.zeros_like(self.cls_token))
     nn.init.trunc_normal_(self.spatial_token, std=.02)
 
-# %% ../nbs/16c_sat.ipynb #f5272e54
+# %% ../nbs/16c_sat.ipynb #d8d6fee2
 @patch
 def extract(self:SAT,
             x:torch.Tensor, # [B, 3, H, W]
@@ -144,7 +144,7 @@ def extract(self:SAT,
     "What the backbone knows about a batch: patch tokens, and in place of attention the answers of the spatial-aware blocks."
     return *spatial_features(self, x, self.spatial_blocks), 0.
 
-# %% ../nbs/16c_sat.ipynb #f6e26bd0
+# %% ../nbs/16c_sat.ipynb #0e21da59
 @patch
 def map_maker(self:SAT,
               m:torch.Tensor, # [B, h, w] map of the object
@@ -153,7 +153,7 @@ def map_maker(self:SAT,
     def maps(classes): return m[:, None].expand(-1, self.num_classes if classes is None else classes.shape[1], -1, -1)
     return maps
 
-# %% ../nbs/16c_sat.ipynb #7995adb6
+# %% ../nbs/16c_sat.ipynb #6e7ab23b
 @patch
 def forward(self:SAT,
             x:torch.Tensor, # [B, 3, H, W] normalized images
@@ -164,6 +164,6 @@ def forward(self:SAT,
     if not self.training: return WSOLOutput(logits, attention=m, _maps=self.map_maker(m))
     return SpatialOutput(logits, (m.mean((1, 2))[:, None], doubt(m)[:, None]), m, prior=self.area, weights=self.weights)
 
-# %% ../nbs/16c_sat.ipynb #91fe7e3a
+# %% ../nbs/16c_sat.ipynb #d7693a8b
 METHODS["sat"] = SAT
 for _size in ("tiny", "small", "base"): register_arch(f"deit_sat_{_size}_patch16_224", "sat", f"deit_{_size}_patch16_224", {})
