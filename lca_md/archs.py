@@ -124,7 +124,10 @@ def localizer(method:str, # "tscam", "scm" or "lca_md"
         if backbone == CONFORMER: model = _conformer(pretrained, num_classes, **given, **kwargs)
         else: model = vit_backbone(backbone, pretrained, **given, **kwargs)
     except (TypeError, AssertionError) as e: raise ConfigError(f"model options {sorted(kwargs)}: {e}") from None
-    return make_localizer(METHODS[method], model, num_classes, variant=variant, **(head or {}))
+    token = model.cls_token.detach().clone()
+    model = make_localizer(METHODS[method], model, num_classes, variant=variant, **(head or {}))
+    if pretrained: model.cls_token.data.copy_(token)                     # a new head must not cost the pretrained class token
+    return model
 
 # %% ../nbs/15_archs.ipynb #962c9d46
 def vit_backbone(name:str, # of a timm VisionTransformer

@@ -70,7 +70,7 @@ def misfit(path, name:str, have, want)->str: # what was read from, tensor, its s
             f"create the model with num_classes={have[0]}, or start from a backbone checkpoint")
 
 # %% ../nbs/15b_checkpoints.ipynb #7c941359
-_method_parts = ("head.", "tfcm.", "layers.", "trans_cls_head.", "conv_cls_head.")
+_method_parts = ("head.", "tfcm.", "layers.", "spatial_token", "trans_cls_head.", "conv_cls_head.")
 def is_backbone(sd:dict, # tensors by name
                )->bool:
     "Whether these are weights of a backbone with a linear classifier (or none), and not of a localizer."
@@ -158,7 +158,7 @@ def guess_card(sd:dict, # tensors by name
     "What the tensors of a released checkpoint tell about their model. Raises `CheckpointError` if they name none of the registered ones."
     conformer, head = "trans_patch_conv.weight" in sd, sd.get("trans_cls_head.weight", sd.get("head.weight", torch.zeros(0)))
     if head.ndim != 4: raise CheckpointError(f"{path}: has no card and no semantic head: weights of a backbone; use load_checkpoint")
-    method = "lca_md" if any(k.startswith("tfcm.") for k in sd) else "scm" if any(".fuse." in k for k in sd) else "tscam"
+    method = "sat" if "spatial_token" in sd else "lca_md" if any(k.startswith("tfcm.") for k in sd) else "scm" if any(".fuse." in k for k in sd) else "tscam"
     width, depth = head.shape[1], len({k.split(".")[1] for k in sd if k.startswith("blocks.")})
     name = "conformer_{}_small" if conformer and width == 384 else _SIZES.get((width, depth))
     if name is None: raise CheckpointError(f"{path}: has no card, and {depth} blocks of width {width} are no registered model; use load_checkpoint")

@@ -44,13 +44,13 @@ def read_list(path:str|Path, # lines such as "method=tscam seed=1"; empty lines 
     return out
 
 # %% ../nbs/32b_sweep.ipynb #eb97b789
-_methods = "lca_md", "lca_md_plus", "tscam", "scm"
+_methods = "lca_md", "lca_md_plus", "tscam", "scm", "sat"
 def with_method(arch:str, # a model's name
-                method:str, # "tscam", "scm", "lca_md" or "lca_md_plus"
+                method:str, # "tscam", "scm", "lca_md", "lca_md_plus" or "sat"
                )->str:
     "The same model with another method. Raises `ConfigError`."
     if method not in _methods: raise ConfigError(f"method: unknown method {method!r}; did you mean {nearest(method, _methods) or 'lca_md'!r}?")
-    new, n = re.subn(r"(?<![a-z])(lca_md_plus|lca_md|tscam|scm)(?![a-z])", method, arch, count=1)
+    new, n = re.subn(r"(?<![a-z])(lca_md_plus|lca_md|tscam|scm|sat)(?![a-z])", method, arch, count=1)
     if not n: raise ConfigError(f"method: {arch!r} has no method in its name")
     return new
 

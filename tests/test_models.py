@@ -10,7 +10,7 @@ from conftest import ROOT
 from lca_md.core import CheckpointError, Config, ConfigError
 from lca_md.losses import lca_md_loss
 from lca_md.metrics import LocalizationMetrics, Protocol
-from lca_md.models import ARCHS, build_model, from_card, load_checkpoint, localizer, save_checkpoint, shipped_weights
+from lca_md.models import ARCHS, METHODS, build_model, from_card, load_checkpoint, localizer, save_checkpoint, shipped_weights
 from lca_md.predict import Localizer
 from lca_md.synth import draw_bird
 
@@ -64,7 +64,7 @@ def test_train_evaluate_localize(arch, tmp_path):
     assert found.map.shape == (224, 224) and found.label in map(str, range(K))
 
 
-@pytest.mark.parametrize("method", ["tscam", "scm", "lca_md"])
+@pytest.mark.parametrize("method", ["tscam", "scm", "lca_md", "sat"])
 @pytest.mark.parametrize("backbone", BEYOND)
 def test_backbones_beyond(backbone, method):
     patch = timm.create_model(backbone, embed_dim=48, depth=1, num_heads=3, num_classes=0).patch_embed.patch_size[0]
@@ -85,13 +85,25 @@ def test_positions_are_interpolated_and_keep_the_prefix(tmp_path):
     assert {k for k in report.skipped if k.startswith("head")} == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_pretrained_weights_stay(method, tmp_path, monkeypatch):
+    "`pretrained=True`: everything that timm loads is there, the class token too."
+    make, small = timm.create_model, dict(embed_dim=48, depth=2, num_heads=3)
+    vit = make("deit_tiny_patch16_224", **small)
+    for p in vit.parameters(): torch.nn.init.normal_(p)
+    torch.save(vit.state_dict(), tmp_path/"vit.pth")
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: make(*a, **k, pretrained_cfg_overlay=dict(file=str(tmp_path/"vit.pth"))))
+    have = localizer(method, "deit_tiny_patch16_224", 5, pretrained=True, **small).state_dict()
+    for k, v in vit.state_dict().items(): assert k.startswith("head") or have[k].equal(v), k
+
+
 @pytest.mark.parametrize("backbone,why", [("resnet18", "is a ResNet"), ("swin_tiny_patch4_window7_224", "is a SwinTransformer"),
                                           ("vit_base_patch16_siglip_gap_224", "no class token"), ("vit_nowhere", "timm has no model")])
 def test_unfit_backbones_are_refused_with_the_reason(backbone, why):
     with pytest.raises(ConfigError, match=why), torch.device("meta"): localizer("lca_md", backbone, num_classes=3)
 
 
-@pytest.mark.parametrize("name", ["deit_lca_md_tiny", "deit_tscam_small", "deit_scm_tiny", "vit_lca_md_small", "conformer_tscam_small",
+@pytest.mark.parametrize("name", ["deit_lca_md_tiny", "deit_tscam_small", "deit_scm_tiny", "deit_sat_small", "vit_lca_md_small", "conformer_tscam_small",
                                   "conformer_scm_small"])
 def test_released_pth_alone(name, tmp_path):
     "A file under DataParallel's names, without a card: architecture, classes and size follow from its tensors."
@@ -113,16 +125,17 @@ def test_checkpoints_hold_no_code(tmp_path):
     with pytest.raises(CheckpointError, match="weights_only"): from_card(tmp_path/"evil.pth")
 
 
-def test_bfloat16_autocast_keeps_the_fusion_in_float32():
+@pytest.mark.parametrize("name", ["deit_lca_md_tiny", "deit_sat_tiny"])
+def test_bfloat16_autocast_keeps_fusion_and_answers_in_float32(name):
     torch.manual_seed(0)
-    m, x = timm.create_model("deit_lca_md_tiny_patch16_224", num_classes=K, **SMALL["deit"]).train(), batch(birds())
+    m, x = timm.create_model(f"{name}_patch16_224", num_classes=K, **SMALL["deit"]).train(), batch(birds())
     with torch.autocast("cpu", dtype=torch.bfloat16): terms = lca_md_loss(m(x), torch.tensor([1, 4]))
     terms["loss"].backward()
     assert all(p.grad.isfinite().all() for p in m.parameters() if p.grad is not None)
     assert abs(terms["loss"].item() - lca_md_loss(m(x), torch.tensor([1, 4]))["loss"].item()) < .05
 
 
-@pytest.mark.parametrize("name", ["deit_tscam_tiny", "deit_lca_md_tiny"])
+@pytest.mark.parametrize("name", ["deit_tscam_tiny", "deit_lca_md_tiny", "deit_sat_tiny"])
 def test_the_drawn_birds_configurations_take_the_books_weights(name):
     "As their comment says: checkpoint_path may name data/weights/book_vit.safetensors."
     cfg = Config.from_yaml(f"synth/{name}")

@@ -64,7 +64,8 @@ def one_process(conf):
     return results
 
 
-@pytest.mark.parametrize("arch, per_process", [("deit_lca_md_tiny_patch16_224", 8), ("deit_tscam_tiny_patch16_224", 11)])
+@pytest.mark.parametrize("arch, per_process", [("deit_lca_md_tiny_patch16_224", 8), ("deit_tscam_tiny_patch16_224", 11),
+                                               ("deit_sat_tiny_patch16_224", 8)])
 def test_loss_and_gradients(birds, tmp_path, arch, per_process):
     """1 process x 2n images = 2 processes x n. 33 images: with n = 8 the last batch has one image, none for one process; with n = 11, 6 and 5."""
     one = one_process(settings(birds, tmp_path/"one", arch, batch_size=2*per_process))
