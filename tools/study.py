@@ -35,6 +35,7 @@ HEADLINE = {  # row -> (method, settings); a run for each seed
     "lca_md": ("lca_md", RELEASED),
     "lca_md-tuned": ("lca_md", dict(TUNED, eval_size=288)),
     "plus": ("lca_md_plus", dict(TUNED, eval_size=288)),
+    "sat": ("sat", dict(TUNED, eval_size=288)),
 }
 ABLATIONS = {
     "val-lca_md": ("lca_md", RELEASED), "val-lca_md-no_contrast": ("lca_md", dict(RELEASED, delta=1.)),
@@ -47,12 +48,14 @@ ABLATIONS = {
     "val-plus": ("lca_md_plus", dict(TUNED, eval_size=288)), "val-plus-released_recipe": ("lca_md_plus", dict(RELEASED, eval_size=288)),
     "val-plus-no_naming": ("lca_md_plus", dict(TUNED, eval_size=288, **head(naming=[0., 0.]))),
     "val-plus-foreground_only": ("lca_md_plus", dict(TUNED, eval_size=288, **head(naming=[1., 0.]))),
+    "val-sat": ("sat", dict(TUNED, eval_size=288)), "val-sat-released_recipe": ("sat", dict(RELEASED, eval_size=288)),
     "val-plus-no_pooling": ("lca_md_plus", dict(TUNED, eval_size=288, **head(pooling=0.))),
 }
 SYNTH = {  # on drawn birds, with the demo's settings untouched: row -> (method, settings)
     "synth-tscam": ("tscam", {}), "synth-lca_md": ("lca_md", {}), "synth-lca_md-no_contrast": ("lca_md", dict(delta=1.)),
     "synth-lca_md-no_fusion": ("lca_md", head(iterations=[])),
-    "synth-plus": ("lca_md_plus", {}), "synth-tscam-bf16": ("tscam", dict(precision="bf16")), "synth-lca_md-bf16": ("lca_md", dict(precision="bf16")),
+    "synth-plus": ("lca_md_plus", {}), "synth-sat": ("sat", {}),
+    "synth-tscam-bf16": ("tscam", dict(precision="bf16")), "synth-lca_md-bf16": ("lca_md", dict(precision="bf16")),
 }
 DRAWN_SEEDS = (0, 1, 2)
 DRAWN = "data/synthbirds-study"  # drawn by this script: the demo's numbers of training and test drawings
