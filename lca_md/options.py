@@ -16,12 +16,13 @@ from typing import Annotated, Optional
 
 from typer import Argument, Option
 
-# %% ../nbs/33b_options.ipynb #210a099f
+# %% ../nbs/33b_options.ipynb #77275606
 def help_of(kind, # an `Annotated` type with an `Option` or `Argument`
            )->dict: # its flags (empty: the parameter's name), type and help
     "What an option says of itself."
     info, given = kind.__metadata__[0], kind.__origin__
-    return dict(flags=", ".join(info.param_decls or ()), type=getattr(given, "__name__", str(given)), help=info.help)
+    flags = [f for f in (info.default, *(info.param_decls or ())) if isinstance(f, str)] # beside a type, Typer keeps the first flag as `default`
+    return dict(flags=", ".join(flags), type=getattr(given, "__name__", str(given)), help=info.help)
 
 # %% ../nbs/33b_options.ipynb #040230b8
 Params = Annotated[Optional[list[str]], Option("-p", "--param", help="a setting, name=value; may be repeated")]
