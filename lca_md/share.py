@@ -89,7 +89,7 @@ def export_onnx(model:nn.Module, # a localizer
                 path:str|Path, # ends in .onnx
                 img_size:int|None=None, # side of the input (None: the size that the model was made for)
                )->Path:
-    "Write `images [B, 3, H, W] -> logits [B, K], maps [B, K, h, w]` for any B, atomically. Raises `ConfigError` for a wrong size, or if onnx is not installed."
+    "Write `images [B, 3, H, W] -> logits [B, K], maps [B, K, h, w]` for any B, atomically. Raises `ConfigError`: wrong size, or no onnx."
     try: import onnx, onnxscript # noqa: F401, E401
     except ImportError: raise ConfigError("export_onnx needs two more packages: pip install onnx onnxscript") from None
     path, model, size = Path(path), model.eval(), _size_of_graph(model, img_size)
