@@ -152,13 +152,14 @@ def read_card(path:str|Path, # a checkpoint of this book
 
 # %% ../nbs/15b_checkpoints.ipynb #98c02f5a
 _SIZES = {(192, 12): "deit_{}_tiny", (384, 12): "deit_{}_small", (768, 12): "deit_{}_base", (768, 8): "vit_{}_small"} # (width, blocks)
+_SIGNS = {"sat": "spatial_token", "lca_md": "tfcm.", "scm": ".fuse."} # names of tensors that only this method has
 def guess_card(sd:dict, # tensors by name
                path="weights", # for messages
               )->dict: # arch, num_classes, img_size, model_args
     "What the tensors of a released checkpoint tell about their model. Raises `CheckpointError` if they name none of the registered ones."
     conformer, head = "trans_patch_conv.weight" in sd, sd.get("trans_cls_head.weight", sd.get("head.weight", torch.zeros(0)))
     if head.ndim != 4: raise CheckpointError(f"{path}: has no card and no semantic head: weights of a backbone; use load_checkpoint")
-    method = "sat" if "spatial_token" in sd else "lca_md" if any(k.startswith("tfcm.") for k in sd) else "scm" if any(".fuse." in k for k in sd) else "tscam"
+    method = next((m for m,part in _SIGNS.items() if any(part in k for k in sd)), "tscam")
     width, depth = head.shape[1], len({k.split(".")[1] for k in sd if k.startswith("blocks.")})
     name = "conformer_{}_small" if conformer and width == 384 else _SIZES.get((width, depth))
     if name is None: raise CheckpointError(f"{path}: has no card, and {depth} blocks of width {width} are no registered model; use load_checkpoint")

@@ -103,8 +103,8 @@ def test_unfit_backbones_are_refused_with_the_reason(backbone, why):
     with pytest.raises(ConfigError, match=why), torch.device("meta"): localizer("lca_md", backbone, num_classes=3)
 
 
-@pytest.mark.parametrize("name", ["deit_lca_md_tiny", "deit_tscam_small", "deit_scm_tiny", "deit_sat_small", "vit_lca_md_small", "conformer_tscam_small",
-                                  "conformer_scm_small"])
+@pytest.mark.parametrize("name", ["deit_lca_md_tiny", "deit_tscam_small", "deit_scm_tiny", "deit_sat_small", "vit_lca_md_small",
+                                  "conformer_tscam_small", "conformer_scm_small"])
 def test_released_pth_alone(name, tmp_path):
     "A file under DataParallel's names, without a card: architecture, classes and size follow from its tensors."
     from lca_md.models import guess_card
