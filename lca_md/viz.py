@@ -137,7 +137,8 @@ def _stack(ax, row, got):
     left = 0.
     for kind, color in ERRORS.items():
         ax.barh(row, got[kind], .7, left, color=color, ec="white", lw=.8, label=kind if row == 0 else None)
-        if got[kind] >= 4: ax.text(left + got[kind] / 2, row, f"{got[kind]:.0f}", ha="center", va="center", fontsize=8, color="white" if color == PALETTE[6] else "black")
+        ink = "white" if color == PALETTE[6] else "black"
+        if got[kind] >= 4: ax.text(left + got[kind] / 2, row, f"{got[kind]:.0f}", ha="center", va="center", fontsize=8, color=ink)
         left += got[kind]
 
 # %% ../nbs/22d_viz.ipynb #2d1440cc

@@ -46,7 +46,8 @@ def links_cell(path:str) -> dict:  # a notebook cell
     "The line under a page's title: the chapter's number, open in Colab, download, source."
     at, up, number = notebook_links(path), "../"*path.count("/"), chapter_number(path)
     name = f"<b>Chapter {number}</b> " if number else ""
-    line = (f'<p class="page-links">{name}<a href="{at["colab"]}">Open in Colab</a> <a href="{up}notebooks/{path}" download>Download the notebook</a> '
+    line = (f'<p class="page-links">{name}<a href="{at["colab"]}">Open in Colab</a> '
+            f'<a href="{up}notebooks/{path}" download>Download the notebook</a> '
             f'<a href="{at["source"]}">Source</a> <span>in Colab, run first: <code>{html.escape(at["install"])}</code></span></p>')
     return {"cell_type": "markdown", "id": "page-links", "metadata": {}, "source": [line]}
 
