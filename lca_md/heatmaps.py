@@ -7,6 +7,8 @@ __all__ = ['to_image', 'to_input', 'draw_box', 'blend', 'overlay', 'show_images'
            'threshold_slider']
 
 # %% ../nbs/22b_heatmaps.ipynb #91a2f16d
+import textwrap
+
 import matplotlib
 import matplotlib.patheffects as effects
 import numpy as np
@@ -88,6 +90,10 @@ def overlay(image, # picture
     return out
 
 # %% ../nbs/22b_heatmaps.ipynb #04b68243
+def _fitted(titles, side): # side of a picture in inches
+    "Titles broken into lines where they would run into the next picture's."
+    return [textwrap.fill(str(t), max(8, int(17 * side)), break_long_words=False) for t in titles]
+
 @styled
 def show_images(images, # pictures
                 titles=None, # one per picture
@@ -96,11 +102,13 @@ def show_images(images, # pictures
     "Pictures side by side."
     cols = min(cols, len(images))
     rows, side = -(-len(images) // cols), min(7.2 / cols, 2.2)
-    fig, axes = subplots(rows, cols, size=(side * cols, rows * (side + (.2 if titles is not None else .03))), squeeze=False)
+    titles = None if titles is None else _fitted(titles, side)
+    head = .03 if titles is None else .2 + .11 * max((t.count("\n") for t in titles), default=0)
+    fig, axes = subplots(rows, cols, size=(side * cols, rows * (side + head)), squeeze=False)
     for ax in axes.flat: bare(ax)
     for i, (ax, image) in enumerate(zip(axes.flat, images)):
         ax.imshow(to_image(image))
-        if titles is not None: ax.set_title(str(titles[i]), fontsize=7.5, color=MUTED, pad=2)
+        if titles is not None: ax.set_title(titles[i], fontsize=7.5, color=MUTED, pad=2)
     return fig
 
 # %% ../nbs/22b_heatmaps.ipynb #2f8c6bdb

@@ -86,7 +86,7 @@ def dial_bars(rows:dict, # method -> rows of `LocalizationMetrics.by`
         at = np.arange(len(rs)) + (i - (len(rows) - 1) / 2) * wide
         _bars(ax, at, [r.get(metric, np.nan) for r in rs], wide, method_color(name, i), name)
     ax.set_xticks(range(len(bins)), [f"{r['low']:g} to {r['high']:g}\nn = {r['images']}" for r in bins])
-    ax.set(ylim=(0, 105), ylabel=ylabel, xlabel=dial)
+    ax.set(ylim=(0, 105 + 5 * any(r.get(metric) == 100 for rs in rows.values() for r in rs)), ylabel=ylabel, xlabel=dial)
     ax.tick_params(axis="x", length=0)
     ax.grid(axis="y")
     ax.legend(loc="upper left", bbox_to_anchor=(0, 1.17), ncols=3, borderpad=0, handlelength=1, handleheight=1, columnspacing=1.2)
@@ -137,7 +137,8 @@ def _stack(ax, row, got):
     left = 0.
     for kind, color in ERRORS.items():
         ax.barh(row, got[kind], .7, left, color=color, ec="white", lw=.8, label=kind if row == 0 else None)
-        if got[kind] >= 4: ax.text(left + got[kind] / 2, row, f"{got[kind]:.0f}", ha="center", va="center", fontsize=7.5, color="black")
+        ink = "white" if color == PALETTE[6] else "black"
+        if got[kind] >= 4: ax.text(left + got[kind] / 2, row, f"{got[kind]:.0f}", ha="center", va="center", fontsize=8, color=ink)
         left += got[kind]
 
 # %% ../nbs/22d_viz.ipynb #2d1440cc

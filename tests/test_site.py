@@ -10,7 +10,8 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT/"tools"))
 import explorer  # noqa: E402
 from nb import settings  # noqa: E402
-from website import add_links, address_file, api_page, described, first_lines, local_page, notebook_links, page_name, tidy  # noqa: E402
+from website import add_links, address_file, api_page, described, first_lines, links_cell, local_page, notebook_links, page_name, plain_code  # noqa: E402
+from website import site_settings, tidy  # noqa: E402
 
 built = [pytest.mark.slow, pytest.mark.xdist_group("site")]
 NOTEBOOKS = [p for p in sorted((ROOT/"nbs").glob("**/*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
@@ -104,6 +105,21 @@ def test_addresses_come_from_settings():
     links = notebook_links("runs/train.ipynb")
     repo = s["git_url"].split("github.com/")[1]
     assert links["colab"] == f"https://colab.research.google.com/github/{repo}/blob/{s['branch']}/nbs/runs/train.ipynb"
+
+
+def test_chapters_are_numbered_as_the_text_calls_them():
+    sidebar = yaml.safe_load(site_settings())["website"]["sidebar"]["contents"]
+    assert sidebar[:2] == ["index.ipynb", "wsol.ipynb"]
+    listed = [x for part in sidebar if "contents" in part for x in part["contents"]]
+    assert {"text": "16b A corrected LCA-MD", "href": "corrected.ipynb"} in listed and "runs/train.ipynb" in listed
+    said = [links_cell(path)["source"][0] for path in ("16b_corrected.ipynb", "runs/train.ipynb", "index.ipynb")]
+    assert ["Chapter 16b" in said[0], *("Chapter" in x for x in said[1:])] == [True, False, False]
+
+
+def test_signatures_hold_no_links():
+    text = "[`f`](x.html)\n\n```python\ndef g(\n    a, # as [`f`](https://x/y.html#f)s, [1](b)\n):\n```\n\n[`f`](x.html)"
+    got = plain_code([dict(output_type="display_data", data={"text/markdown": [text]}), dict(output_type="stream", text="x")])
+    assert "".join(got[0]["data"]["text/markdown"]) == text.replace("[`f`](https://x/y.html#f)s", "`f`s")
 
 
 def test_links_stand_under_the_title():

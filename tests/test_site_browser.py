@@ -137,7 +137,7 @@ def test_links_of_a_chapter_come_from_the_settings(site, watched):
 def test_list_of_chapters_shows_the_open_one_and_unfolds_by_keyboard(site, watched):
     page = watched.open("thresholds.html")
     here, head = page.locator("#quarto-sidebar .sidebar-link.active"), page.locator("#quarto-sidebar a[role=button]", has_text="The task")
-    assert here.inner_text() == page.title().split(" \u2013 ")[0]
+    assert here.inner_text() == "23 " + page.title().split(" \u2013 ")[0]
     box, inside = here.bounding_box(), page.locator("#quarto-sidebar").bounding_box()
     assert inside["y"] <= box["y"] and box["y"] + box["height"] <= min(WIDE["height"], inside["y"] + inside["height"])
     entry = page.locator("#quarto-sidebar a", has_text="SynthBirds")

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from nb import LIB, NBS, ROOT, settings  # noqa: E402
+from nb import LIB, NBS, ROOT, chapters, says_of_itself, settings  # noqa: E402
 
 PAGES, SITE = ROOT/"build/site", ROOT/"_site"
 
@@ -36,10 +36,18 @@ def notebook_links(path:str) -> dict[str, str]:  # what it opens -> address
             "source": f"{s['git_url']}/blob/{s['branch']}/{nb}", "install": f"%pip install -q git+{s['git_url']}"}
 
 
+def chapter_number(stem:str) -> str:  # "10b", or "" for a notebook that is no chapter
+    "The number by which the chapters speak of each other."
+    found = re.match(r"(\d+[a-z]?)_", stem)
+    return found[1] if found else ""
+
+
 def links_cell(path:str) -> dict:  # a notebook cell
-    "The line under a page's title: open in Colab, download, source."
-    at, up = notebook_links(path), "../"*path.count("/")
-    line = (f'<p class="page-links"><a href="{at["colab"]}">Open in Colab</a> <a href="{up}notebooks/{path}" download>Download the notebook</a> '
+    "The line under a page's title: the chapter's number, open in Colab, download, source."
+    at, up, number = notebook_links(path), "../"*path.count("/"), chapter_number(path)
+    name = f"<b>Chapter {number}</b> " if number else ""
+    line = (f'<p class="page-links">{name}<a href="{at["colab"]}">Open in Colab</a> '
+            f'<a href="{up}notebooks/{path}" download>Download the notebook</a> '
             f'<a href="{at["source"]}">Source</a> <span>in Colab, run first: <code>{html.escape(at["install"])}</code></span></p>')
     return {"cell_type": "markdown", "id": "page-links", "metadata": {}, "source": [line]}
 
@@ -53,14 +61,33 @@ def tidy(outputs:list) -> list:
     return out
 
 
+CODE, LINKED = re.compile(r"(?ms)^```python$.*?^```$"), re.compile(r"\[(`[^`\]]+`)\]\([^)\s]*\)")
+
+
+def plain_code(outputs:list) -> list:
+    "nbdev also links the names in the comments of a signature, where a link is only brackets and an address: without them."
+    for data in (o["data"] for o in outputs if "text/markdown" in o.get("data", {})):
+        data["text/markdown"] = [CODE.sub(lambda m: LINKED.sub(r"\1", m[0]), "".join(data["text/markdown"]))]
+    return outputs
+
+
 def add_links(text:str, path:str) -> str:
     "A staged notebook with the line of links under its title, and tidy outputs."
     nb = json.loads(text)
     for c in nb["cells"]:
-        if "outputs" in c: c["outputs"] = tidy(c["outputs"])
+        if "outputs" in c: c["outputs"] = plain_code(tidy(c["outputs"]))
     first = next((i + 1 for i, c in enumerate(nb["cells"]) if c["cell_type"] == "raw"), 0)
     nb["cells"].insert(first, links_cell(path))
     return json.dumps(nb, indent=1, ensure_ascii=False)
+
+
+def site_settings() -> str:
+    "_quarto.yml with the chapters' numbers in the sidebar, for \"chapter 16b\" is how the text speaks of them."
+    site = yaml.safe_load((ROOT/"_quarto.yml").read_text(encoding="utf-8"))
+    titles = {page_name(p.stem) + ".ipynb": f"{chapter_number(p.stem)} {says_of_itself(p)[0]}" for p in chapters()}
+    for part in (x for x in site["website"]["sidebar"]["contents"] if isinstance(x, dict)):
+        part["contents"] = [{"text": titles[x], "href": x} if x in titles else x for x in part["contents"]]
+    return yaml.safe_dump(site, sort_keys=False, allow_unicode=True)
 
 
 def address_file() -> str:
@@ -114,7 +141,7 @@ def stage():
         if src.suffix != ".ipynb": shutil.copyfile(src, dst)
         else: dst.write_text(add_links(page_text(src.read_text(encoding="utf-8")), rel.as_posix()), encoding="utf-8")
     (PAGES/"api.md").write_text(api_page(), encoding="utf-8")
-    shutil.copyfile(ROOT/"_quarto.yml", PAGES/"_quarto.yml")
+    (PAGES/"_quarto.yml").write_text(site_settings(), encoding="utf-8")
     (PAGES/"nbdev.yml").write_text(address_file(), encoding="utf-8")
 
 
