@@ -103,12 +103,14 @@ class SpatialOutput(WSOLOutput):
         terms = dict(ce=F.cross_entropy(self.logits, labels), batch_area=batch_area_loss(area, self.prior), normalization=unsure.mean())
         return dict(loss=terms["ce"] + self.weights[0]*terms["batch_area"] + self.weights[1]*terms["normalization"], **terms)
 
-# %% ../nbs/16c_sat.ipynb #7d956494
+# %% ../nbs/16c_sat.ipynb #1e5779c7
 class SAT(TSCAM):
     "SAT (Wu et al., ICCV 2023): a spatial token's answers are the map. For vision transformers."
     method = "sat"
     @torch.jit.ignore
-    def no_weight_decay(self): return super().no_weight_decay() | {"spatial_token"} # names of parameters
+    def no_weight_decay(self)->set:
+        "Names of parameters that weight decay spares."
+        return super().no_weight_decay() | {"spatial_token"}
 
 # %% ../nbs/16c_sat.ipynb #eda9fb22
 @patch
