@@ -124,9 +124,9 @@ def localizer(method:str, # "tscam", "scm" or "lca_md"
         if backbone == CONFORMER: model = _conformer(pretrained, num_classes, **given, **kwargs)
         else: model = vit_backbone(backbone, pretrained, **given, **kwargs)
     except (TypeError, AssertionError) as e: raise ConfigError(f"model options {sorted(kwargs)}: {e}") from None
-    token = model.cls_token.detach().clone()
+    kept = {k: p.detach().clone() for k,p in model.named_parameters() if k == "cls_token" and pretrained}
     model = make_localizer(METHODS[method], model, num_classes, variant=variant, **(head or {}))
-    if pretrained: model.cls_token.data.copy_(token)                     # a new head must not cost the pretrained class token
+    nn.Module.load_state_dict(model, kept, strict=False)                 # a new head must not cost the pretrained class token
     return model
 
 # %% ../nbs/15_archs.ipynb #962c9d46

@@ -57,7 +57,7 @@ def spatial_step(blk:Block, # a timm transformer block
     x = x + blk.drop_path1(blk.ls1(y))
     return x + blk.drop_path2(blk.ls2(mlp_step(blk.mlp, blk.norm2(x)))), m
 
-# %% ../nbs/16c_sat.ipynb #7116b3cb
+# %% ../nbs/16c_sat.ipynb #3a4cdcfd
 def spatial_features(model:VisionTransformer, # with a `spatial_token`
                      x:torch.Tensor, # [B, 3, H, W] normalized images
                      blocks:int, # how many blocks at the end are spatial-aware
@@ -65,7 +65,7 @@ def spatial_features(model:VisionTransformer, # with a `spatial_token`
     "Patch tokens after the final norm, and the answers of each spatial-aware block."
     check_size(model, x)
     t, maps, split = model._pos_embed(model.patch_embed(x)), [], len(model.blocks) - blocks
-    t = model.norm_pre(torch.cat([t, model.spatial_token.expand(len(t), -1, -1)], 1))
+    t = model.norm_pre(torch.cat([t, model.spatial_token.expand(t.shape[0], -1, -1)], 1))
     for blk in model.blocks[:split]: t = block_step(blk, t, False)[0]
     for blk in model.blocks[split:]:
         t, m = spatial_step(blk, t)
@@ -73,25 +73,20 @@ def spatial_features(model:VisionTransformer, # with a `spatial_token`
     patches, grid = slice(model.num_prefix_tokens, -1), grid_size(model, x)
     return model.norm(t)[:, patches].transpose(1, 2).unflatten(2, grid), torch.stack(maps, 1)[..., patches].unflatten(2, grid)
 
-# %% ../nbs/16c_sat.ipynb #c53726c4
-def batch_area_loss(area:torch.Tensor, # [B] mean of each map
-                    prior:float, # lambda, the share of a picture that objects cover
-                   )->torch.Tensor: # scalar
-    "How far the mean area of the batch is from the prior. (SAT, ICCV 2023, batch area loss.)"
+# %% ../nbs/16c_sat.ipynb #e4e7eb9e
+def batch_area_loss(area:torch.Tensor, prior:float)->torch.Tensor: # [B] mean of each map; lambda -> scalar
+    "How far the mean area of the batch is from the share that objects cover. (SAT, ICCV 2023, batch area loss.)"
     return (area.mean() - prior).abs()
 
-# %% ../nbs/16c_sat.ipynb #6d72b4c5
-def smooth(maps:torch.Tensor, # [B, h, w]
-           sigma:float=.42, # in patches
-          )->torch.Tensor: # [B, h, w]
+# %% ../nbs/16c_sat.ipynb #1642b6c2
+def smooth(maps:torch.Tensor, sigma:float=.42)->torch.Tensor: # [B, h, w]; in patches -> [B, h, w]
     "A Gaussian over 3 x 3 patches; the border repeats itself outwards."
     tap = torch.exp(torch.tensor(-.5/sigma**2)).item()
     g = maps.new_tensor([tap, 1., tap])/(1 + 2*tap)
     return F.conv2d(F.pad(maps[:, None], (1, 1, 1, 1), mode="replicate"), g[None, None, :, None]*g)[:, 0]
 
-# %% ../nbs/16c_sat.ipynb #d0a96fb9
-def doubt(maps:torch.Tensor # [B, h, w] in [0, 1]
-         )->torch.Tensor: # [B] in [0, 1/4]
+# %% ../nbs/16c_sat.ipynb #ee9eb291
+def doubt(maps:torch.Tensor)->torch.Tensor: # [B, h, w] in [0, 1] -> [B] in [0, 1/4]
     "How undecided each map is: mean of M*(1 - M*), with M* smoothed. (SAT, ICCV 2023, normalization loss.)"
     soft = smooth(maps)
     return (soft*(1 - soft)).mean((1, 2))
@@ -108,12 +103,14 @@ class SpatialOutput(WSOLOutput):
         terms = dict(ce=F.cross_entropy(self.logits, labels), batch_area=batch_area_loss(area, self.prior), normalization=unsure.mean())
         return dict(loss=terms["ce"] + self.weights[0]*terms["batch_area"] + self.weights[1]*terms["normalization"], **terms)
 
-# %% ../nbs/16c_sat.ipynb #7d956494
+# %% ../nbs/16c_sat.ipynb #1e5779c7
 class SAT(TSCAM):
     "SAT (Wu et al., ICCV 2023): a spatial token's answers are the map. For vision transformers."
     method = "sat"
     @torch.jit.ignore
-    def no_weight_decay(self): return super().no_weight_decay() | {"spatial_token"} # names of parameters
+    def no_weight_decay(self)->set:
+        "Names of parameters that weight decay spares."
+        return super().no_weight_decay() | {"spatial_token"}
 
 # %% ../nbs/16c_sat.ipynb #eda9fb22
 @patch

@@ -156,3 +156,15 @@ def test_seeded_stochastic_depth_is_timms():
         want = grads(lambda x: vit.forward_features(x)[:, 1:], seed)
         for rows in (True, False):
             for a, b in zip(grads(lambda x: vit_features(vit, x, rows)[0], seed), want): assert (a - b).abs().max() <= 1e-4*b.abs().max() + 1e-6
+
+
+def test_onnx_of_sat_takes_any_batch(tmp_path):
+    "The exported file gives the model's logits and maps, for a batch of another size than it was recorded with."
+    pytest.importorskip("onnxscript")
+    ort = pytest.importorskip("onnxruntime")
+    from lca_md.share import export_onnx
+    torch.manual_seed(0)
+    m, x = timm.create_model("deit_sat_tiny_patch16_224", num_classes=K, **SMALL["deit"]).eval(), batch(birds(3))
+    logits, maps = ort.InferenceSession(export_onnx(m, tmp_path/"m.onnx")).run(None, {"images": x.numpy()})
+    with torch.no_grad(): out = m(x)
+    assert np.abs(logits - out.logits.numpy()).max() < 1e-4 and np.abs(maps - out.cams.numpy()).max() < 1e-3
