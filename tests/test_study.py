@@ -22,6 +22,7 @@ def test_every_row_is_a_run_that_can_begin():
     names = [j.name for j, _ in made]
     assert len(set(names)) == len(names) and set(RESULTS) <= {*names, "untrained"}
     for job, _ in made:
+        assert (job.cfg.model_args.get("embed_dim") == 96) == job.name.startswith("synth-"), job.name
         head = job.cfg.model_args.get("head", {})
         build_model(job.cfg.arch, 5, embed_dim=12, depth=12, num_heads=3, **({"head": head} if head else {}))
 

@@ -102,7 +102,8 @@ def jobs(data, weights, only=""):
     drawn = dict(Config.from_yaml("synth/deit_lca_md_tiny").to_dict(), data=DRAWN, checkpoint_path="data/weights/book_vit.safetensors", threads=1,
                  layer_decay=DemoConfig().layer_decay)
     for row, (method, settings) in SYNTH.items():
-        out += [(f"{row}-seed{s}", dict(drawn, **settings, arch=ARCH.format(method), seed=s), True) for s in DRAWN_SEEDS]
+        width = dict(model_args=dict(drawn["model_args"], **settings.get("model_args", {})))  # the book's ViT, whatever the head
+        out += [(f"{row}-seed{s}", dict(drawn, **settings | width, arch=ARCH.format(method), seed=s), True) for s in DRAWN_SEEDS]
     made = [(Job(name, Config(**dict(given, out=f"{OUT}/{name}")), {}), test) for name, given, test in out if matches(name, only)]
     if not made and only != "untrained": sys.exit(f"error: --only {only}: no such row; rows: {', '.join([*ROWS, 'untrained'])}")
     return made
