@@ -176,31 +176,32 @@ def _cut(maps, least, span, out):
     "Numbers `maps` [n], from `least` to `least + span`, as the 256 levels `out` [n] uint8."
     for i in range(len(maps)): out[i] = np.uint8((maps[i] - least) / span * 255)
 
-# %% ../nbs/20d_maxtree.ipynb #5932d4f5
-_LOOPS = (_turn, _zigzag, _pack, _flags, _mark_rows, _mark_columns, _note, _begin, _run_events, _diagonals, _bridge_events, _row_events, _slope,
-          _widen_events, _column_events, _events, _list_all, _find, _take_box, _strike, _join, _all_appear, _all_join, _all_widen, _apply,
-          _back, _onward, _area, _floor, _in_question, _rival, _walk, _largest, _standing, _bound_above, _bound_below, _stride, _write, _settle_one,
-          _settle, _list_island, _list_level, _sweep, _want, _clip, _sweep_maps, _cut)
+# %% ../nbs/20d_maxtree.ipynb #7c1ba2ba
+_PASTED = (_note, _begin, _run_events, _diagonals, _bridge_events, _slope, _widen_events, _take_box, _strike, _all_appear, _all_join,
+           _all_widen, _back, _onward, _floor, _in_question, _walk, _stride, _write, _settle_one, _list_island, _list_level)
+_CALLED = (_turn, _zigzag, _pack, _flags, _mark_rows, _mark_columns, _row_events, _column_events, _events, _list_all, _find, _join, _apply,
+           _area, _rival, _largest, _standing, _bound_above, _bound_below, _settle, _sweep, _want, _clip, _sweep_maps, _cut)
+
+# %% ../nbs/20d_maxtree.ipynb #1884e1ae
 @cache
 def _sources():
     "A number that changes with the files of the modules whose functions are in the machine code."
     return zlib.crc32(b"".join(m.__loader__.get_data(m.__file__) for m in (peaks, isles)))
-
-# %% ../nbs/20d_maxtree.ipynb #e3a80790
 def _machine_code(f, names):
     "A function as machine code that finds those it calls in `names`; what is called from outside is kept on disk, where there is room for it."
     from numba import njit
     copy = FunctionType(f.__code__, names, f.__name__)
     copy.__qualname__ = f"{f.__name__}_{_sources():08x}"
-    try: return njit(nogil=True, cache=f in (_mark_rows, _sweep_maps, _cut))(copy)
-    except RuntimeError: return njit(nogil=True)(copy)  # nowhere to keep it
+    how = dict(nogil=True, inline="always" if f in _PASTED else "never")
+    try: return njit(cache=f in (_mark_rows, _sweep_maps, _cut), **how)(copy)
+    except RuntimeError: return njit(**how)(copy)  # nowhere to keep it
 
-# %% ../nbs/20d_maxtree.ipynb #f2cabb1f
+# %% ../nbs/20d_maxtree.ipynb #947ef832
 @cache
 def _compiled():
     "The functions above as machine code, by name."
     names = {**vars(peaks), **vars(isles), **globals()}
-    for f in _LOOPS: names[f.__name__] = _machine_code(f, names)
+    for f in _PASTED + _CALLED: names[f.__name__] = _machine_code(f, names)
     return names
 
 # %% ../nbs/20d_maxtree.ipynb #104514e4
