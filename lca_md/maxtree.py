@@ -6,7 +6,7 @@
 __all__ = ['ISLAND', 'LEFT', 'RIGHT', 'BOTTOM', 'LEAST', 'MOST', 'PEAK', 'VALLEY', 'STRAIGHT', 'DIAGONAL', 'APPEAR', 'JOIN',
            'WIDEN', 'X', 'PARENT', 'X0', 'X1', 'Y1', 'INTO', 'AT', 'SLOT']
 
-# %% ../nbs/20d_maxtree.ipynb #5a584e7b
+# %% ../nbs/20d_maxtree.ipynb #55cd751e
 import zlib
 from functools import cache
 from types import FunctionType
@@ -18,17 +18,19 @@ from . import islands as isles, peaks
 from .islands import _all_appear, _all_join, _all_widen, _apply, _find, _join, _list_all, _strike, _take_box, _workspace
 from .islands import _area, _back, _onward
 from .peaks import *
-from .peaks import _begin, _bridge_events, _column_events, _diagonals, _events, _flags, _mark_columns, _mark_rows, _note, _pack
-from .peaks import _row_events, _run_events, _slope, _turn, _widen_events, _zigzag
+from .peaks import _begin, _column_events, _diagonals, _events, _flags, _mark_columns, _mark_rows, _note, _pack
+from .peaks import _row_events, _slope, _turn, _widen_events, _zigzag
 
 # %% ../nbs/20d_maxtree.ipynb #d2694fca
 _all_ = ["PEAK", "VALLEY", "STRAIGHT", "DIAGONAL", "APPEAR", "JOIN", "WIDEN", "X", "PARENT", "X0", "X1", "Y1", "INTO", "AT", "SLOT"]
 
-# %% ../nbs/20d_maxtree.ipynb #3bccc5e1
+# %% ../nbs/20d_maxtree.ipynb #14649545
 ISLAND, LEFT, RIGHT, BOTTOM, LEAST, MOST = range(6)  # an island at one level; LEAST and MOST bound twice its area
 def _floor(islands):
     "Twice the area that some island has for certain."
-    return islands[:, LEAST].max()
+    floor = 0
+    for e in range(len(islands)): floor = max(floor, islands[e, LEAST])
+    return floor
 
 # %% ../nbs/20d_maxtree.ipynb #8dc01d58
 def _in_question(islands):
@@ -46,22 +48,22 @@ def _rival(islands, floor):
         if islands[e, BOTTOM] > 0 and islands[e, MOST] >= floor and (c < 0 or islands[e, MOST] > islands[c, MOST]): c = e
     return c
 
-# %% ../nbs/20d_maxtree.ipynb #7eb30338
-def _walk(f, level, island, nodes, cap, step):
-    "Walk an island's border and note its area; twice the area, and the first pixel's place in reading order."
-    x, y = nodes[island[ISLAND], X], island[ISLAND] // cap
+# %% ../nbs/20d_maxtree.ipynb #3f38281e
+def _walk(f, level, islands, c, nodes, cap, step):
+    "Walk the border of island `c` and note its area; twice the area, and the first pixel's place in reading order."
+    x, y = nodes[islands[c, ISLAND], X], islands[c, ISLAND] // cap
     while f[y, x - 1] > level: x -= 1
-    area = _area(f, level, x, y, step) if island[MOST] > 0 else 0
-    island[LEAST], island[MOST], island[BOTTOM] = area, area, -island[BOTTOM]
+    area = _area(f, level, x, y, step) if islands[c, MOST] > 0 else 0
+    islands[c, LEAST], islands[c, MOST], islands[c, BOTTOM] = area, area, -islands[c, BOTTOM]
     return area, y * f.shape[1] + x
 
-# %% ../nbs/20d_maxtree.ipynb #3c159a2a
+# %% ../nbs/20d_maxtree.ipynb #f7e21e77
 def _largest(f, level, islands, nodes, cap, step):
     "The row of `islands` [n, 6] with the largest area, and how many borders were walked; LEAST and MOST become sharper on the way."
     (floor, won, rivals), best, start, walks = _in_question(islands), -1, -1, 0
     c = _rival(islands, floor) if rivals > 1 else -1
     while c >= 0:
-        area, first = _walk(f, level, islands[c], nodes, cap, step)
+        area, first = _walk(f, level, islands, c, nodes, cap, step)
         if area > best or (area == best and first > start): won, best, start = c, area, first
         floor, walks = max(floor, area), walks + 1
         c = _rival(islands, floor)
@@ -118,17 +120,17 @@ def _settle(f, count, shots, islands, nodes, cap, step, slots, out):
         s //= 2
     return walks
 
-# %% ../nbs/20d_maxtree.ipynb #8dce66da
-def _list_island(p, nodes, cap, island):
-    "Write down the island of peak `p` as it stands now; a polygon's area is at most its box's."
-    island[ISLAND], island[LEFT], island[RIGHT], island[BOTTOM] = p, nodes[p, X0], nodes[p, X1], nodes[p, Y1]
-    island[LEAST], island[MOST] = 0, 2 * (nodes[p, X1] - nodes[p, X0]) * (nodes[p, Y1] - p // cap)
+# %% ../nbs/20d_maxtree.ipynb #4be3c803
+def _list_island(p, nodes, cap, islands, m):
+    "Write down the island of peak `p` as it stands now, into row `m`; a polygon's area is at most its box's."
+    islands[m, ISLAND], islands[m, LEFT], islands[m, RIGHT], islands[m, BOTTOM] = p, nodes[p, X0], nodes[p, X1], nodes[p, Y1]
+    islands[m, LEAST], islands[m, MOST] = 0, 2 * (nodes[p, X1] - nodes[p, X0]) * (nodes[p, Y1] - p // cap)
 
-# %% ../nbs/20d_maxtree.ipynb #215e2757
+# %% ../nbs/20d_maxtree.ipynb #613b6d39
 def _list_level(level, active, n, nodes, cap, shots, count, islands):
     "Write down the `n` islands of a level after the `count` levels that are listed; how many are then."
     m = shots[count, 1] # the first free row of `islands`
-    for i in range(n): _list_island(active[i], nodes, cap, islands[m + i])
+    for i in range(n): _list_island(active[i], nodes, cap, islands, m + i)
     shots[count, 0], shots[count + 1, 1] = level, m + n
     return count + 1
 
@@ -176,13 +178,13 @@ def _cut(maps, least, span, out):
     "Numbers `maps` [n], from `least` to `least + span`, as the 256 levels `out` [n] uint8."
     for i in range(len(maps)): out[i] = np.uint8((maps[i] - least) / span * 255)
 
-# %% ../nbs/20d_maxtree.ipynb #7c1ba2ba
-_PASTED = (_note, _begin, _run_events, _diagonals, _bridge_events, _slope, _widen_events, _take_box, _strike, _all_appear, _all_join,
-           _all_widen, _back, _onward, _floor, _in_question, _walk, _stride, _write, _settle_one, _list_island, _list_level)
+# %% ../nbs/20d_maxtree.ipynb #66879e95
+_PASTED = (_note, _begin, _diagonals, _slope, _widen_events, _take_box, _strike,
+           _all_appear, _all_join, _all_widen, _back, _onward, _floor, _in_question, _walk, _stride, _write, _settle_one, _list_island, _list_level)
 _CALLED = (_turn, _zigzag, _pack, _flags, _mark_rows, _mark_columns, _row_events, _column_events, _events, _list_all, _find, _join, _apply,
            _area, _rival, _largest, _standing, _bound_above, _bound_below, _settle, _sweep, _want, _clip, _sweep_maps, _cut)
 
-# %% ../nbs/20d_maxtree.ipynb #1884e1ae
+# %% ../nbs/20d_maxtree.ipynb #c5e6bf1f
 @cache
 def _sources():
     "A number that changes with the files of the modules whose functions are in the machine code."
@@ -192,7 +194,7 @@ def _machine_code(f, names):
     from numba import njit
     copy = FunctionType(f.__code__, names, f.__name__)
     copy.__qualname__ = f"{f.__name__}_{_sources():08x}"
-    how = dict(nogil=True, inline="always" if f in _PASTED else "never")
+    how = dict(nogil=True, forceinline=f in _PASTED)
     try: return njit(cache=f in (_mark_rows, _sweep_maps, _cut), **how)(copy)
     except RuntimeError: return njit(**how)(copy)  # nowhere to keep it
 

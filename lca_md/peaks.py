@@ -68,41 +68,29 @@ def _begin(nodes, p, x, y):
     "Peak `p`, at column `x` of row `y`, as an island of its own."
     nodes[p, X], nodes[p, PARENT], nodes[p, X0], nodes[p, X1], nodes[p, Y1], nodes[p, AT] = x, p, x, x, y, 0
 
-# %% ../nbs/20b_peaks.ipynb #16355cbf
-def _run_events(flags, v, x, y, heads, events, nodes, seen, cap, low, n):
-    "The events of a pixel of height `v` in its own row: a peak appears, a valley joins two."
-    p = y * cap + seen[y]
-    if flags & PEAK:
-        _begin(nodes, p, x, y)
-        n = _note(heads, events, n, low, APPEAR, v, p, p)
-    if flags & VALLEY:
-        nodes[p, INTO], seen[y] = x, seen[y] + 1
-        n = _note(heads, events, n, low, JOIN, v, p, p + 1)
-    return n
-
 # %% ../nbs/20b_peaks.ipynb #e7335873
 def _diagonals(ft, x, y):
     "The heights of the falling and of the rising diagonal of the square that begins at (x, y)."
     return min(int(ft[x, y]), int(ft[x + 1, y + 1])), min(int(ft[x + 1, y]), int(ft[x, y + 1]))
 
-# %% ../nbs/20b_peaks.ipynb #7688b946
-def _bridge_events(ft, x, y, marks, heads, events, seen, cap, low, n):
-    "The events of a pixel's bridges to the row below."
-    p, q = y * cap + seen[y], (y + 1) * cap + seen[y + 1]
-    if marks[x, y] & STRAIGHT: n = _note(heads, events, n, low, JOIN, min(int(ft[x, y]), int(ft[x, y + 1])), p, q)
-    if marks[x, y] & DIAGONAL:
-        falling, rising = _diagonals(ft, x, y)
-        if falling >= rising and marks[x, y + 1] & VALLEY: q += 1
-        n = _note(heads, events, n, low, JOIN, max(falling, rising), p, q)
-    return n
-
-# %% ../nbs/20b_peaks.ipynb #6dd7ac56
+# %% ../nbs/20b_peaks.ipynb #8be7301d
 def _row_events(ft, x, y0, marks, heads, events, nodes, seen, cap, low, n):
-    "What happens at eight pixels of a column, from `y0` on. The number of events then."
+    "What happens at eight pixels of a column, from `y0` on: peaks appear, a valley or a bridge joins two. The number of events then."
     for y in range(y0, y0 + 8):
-        flags = marks[x, y]
-        if flags & (PEAK | VALLEY): n = _run_events(flags, int(ft[x, y]), x, y, heads, events, nodes, seen, cap, low, n)
-        if flags & (STRAIGHT | DIAGONAL): n = _bridge_events(ft, x, y, marks, heads, events, seen, cap, low, n)
+        flags, v, p = marks[x, y], int(ft[x, y]), y * cap + seen[y]
+        if flags & PEAK:
+            _begin(nodes, p, x, y)
+            n = _note(heads, events, n, low, APPEAR, v, p, p)
+        if flags & VALLEY:
+            nodes[p, INTO], seen[y] = x, seen[y] + 1
+            n = _note(heads, events, n, low, JOIN, v, p, p + 1)
+        if flags & (STRAIGHT | DIAGONAL):
+            p, q = y * cap + seen[y], (y + 1) * cap + seen[y + 1]
+            if flags & STRAIGHT: n = _note(heads, events, n, low, JOIN, min(v, int(ft[x, y + 1])), p, q)
+            if flags & DIAGONAL:
+                falling, rising = _diagonals(ft, x, y)
+                if falling >= rising and marks[x, y + 1] & VALLEY: q += 1
+                n = _note(heads, events, n, low, JOIN, max(falling, rising), p, q)
     return n
 
 # %% ../nbs/20b_peaks.ipynb #62829682
