@@ -11,7 +11,7 @@ import numpy as np
 
 # %% ../nbs/20b_peaks.ipynb #0c036286
 def _turn(a, b, up):
-    "One step of a walk, from height `a` to `b`; its last change went `up` or not. Whether `a` is a peak, or a valley, and whether the last change went up now."
+    "One step of a walk, from height `a` to `b`; its last change went `up` or not. Whether `a` is a peak, or a valley, and `up` now."
     rise, fall = b > a, b < a
     return up & fall, (not up) & rise, rise | (up & (not fall))
 
