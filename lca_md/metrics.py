@@ -46,14 +46,20 @@ def load_state_dict(self:LocalizationMetrics, state:dict)->LocalizationMetrics:
 
 # %% ../nbs/21e_metrics.ipynb #8bb6b24a
 @patch
-def merge(self:LocalizationMetrics,
-          other:LocalizationMetrics, # measured elsewhere, on other images, with the same settings
-         )->LocalizationMetrics: # self
-    "Take over another object's images (after this one's own)."
+def _check_alike(self:LocalizationMetrics, other):
+    "Raises `LcaError` naming the setting that differs."
     for name in ("size", "keep", "multi"):
         a, b = getattr(self, name), getattr(other, name)
         if a != b: raise LcaError(f"cannot merge: {name} is {a} here and {b} there")
     if not np.array_equal(self.thresholds, other.thresholds): raise LcaError("cannot merge: the thresholds differ")
+
+# %% ../nbs/21e_metrics.ipynb #9a665694
+@patch
+def merge(self:LocalizationMetrics,
+          other:LocalizationMetrics, # measured elsewhere, on other images, with the same settings
+         )->LocalizationMetrics: # self
+    "Take over another object's images (after this one's own)."
+    self._check_alike(other)
     for row in other._rows: self._add(row)
     return self
 
@@ -111,6 +117,8 @@ def path(self:MapFolder, name:str)->Path|None: # of an image, e.g. "001.Black_fo
 def missing(self:MapFolder, names)->list[str]:
     "The images that have no map."
     return [n for n in names if self.path(n) is None]
+
+# %% ../nbs/21e_metrics.ipynb #52e85f00
 @patch
 def require(self:MapFolder, names, what:str="images"):
     "Raises `DataError` with the number and the first names of the missing maps."

@@ -16,10 +16,15 @@ from .boxes import all_boxes, best_iou, box_area, largest_boxes, map_levels, nor
 from .core import DataError, LcaError
 from .floors import miss_kind
 
-# %% ../nbs/21b_protocols.ipynb #e9560577
-THRESHOLDS = np.arange(0, 1, .01)  # the standard sweep: 0, 0.01, ... 0.99 of each map's maximum
-
 # %% ../nbs/21b_protocols.ipynb #9adeb1ea
+def _check_protocol(p):
+    if p.map not in ("gt", "pred"): raise ValueError(f"map must be 'gt' or 'pred', not {p.map!r}")
+    if p.rule not in ("fixed", "val", "oracle"): raise ValueError(f"rule must be 'fixed', 'val' or 'oracle', not {p.rule!r}")
+    if (p.threshold is None) != (p.rule == "oracle"):
+        raise ValueError("an oracle chooses its own threshold: leave it out" if p.rule == "oracle" else
+                         f"the rule {p.rule!r} needs a threshold, e.g. threshold=val_metrics.choose_threshold()")
+
+# %% ../nbs/21b_protocols.ipynb #e5e6c77c
 @dataclass(frozen=True)
 class Protocol:
     "How a localization number was made: which map, which rule for the threshold, which split. Raises `ValueError` if that is no protocol."
@@ -28,16 +33,13 @@ class Protocol:
     threshold:float|None=None # for "fixed" and "val"
     split:str="test" # the images that the number is about
 
-    def __post_init__(self):
-        if self.map not in ("gt", "pred"): raise ValueError(f"map must be 'gt' or 'pred', not {self.map!r}")
-        if self.rule not in ("fixed", "val", "oracle"): raise ValueError(f"rule must be 'fixed', 'val' or 'oracle', not {self.rule!r}")
-        if (self.threshold is None) != (self.rule == "oracle"):
-            raise ValueError("an oracle chooses its own threshold: leave it out" if self.rule == "oracle" else
-                             f"the rule {self.rule!r} needs a threshold, e.g. threshold=val_metrics.choose_threshold()")
+    def __post_init__(self): _check_protocol(self)
 
-    def __str__(self):
-        how = {"fixed": "threshold {:.2f} fixed", "val": "threshold {:.2f} chosen on val", "oracle": "best threshold of this split (oracle)"}
-        return f"{self.map} map, {how[self.rule].format(self.threshold)}, {self.split} split"
+# %% ../nbs/21b_protocols.ipynb #b05dab48
+@patch
+def __str__(self:Protocol):
+    how = {"fixed": "threshold {:.2f} fixed", "val": "threshold {:.2f} chosen on val", "oracle": "best threshold of this split (oracle)"}
+    return f"{self.map} map, {how[self.rule].format(self.threshold)}, {self.split} split"
 
 # %% ../nbs/21b_protocols.ipynb #d51b4afb
 def nested(warm, # (x0, y0, x1, y1), both corners inside: value 1/2
@@ -60,6 +62,7 @@ def four_images()->dict: # "cams" [4, 6, 20, 20], "logits" [4, 6], "labels" [4],
     return dict(cams=cams, logits=logits, labels=np.array([0, 1, 2, 5]), boxes=[np.array([[4, 4, 15, 15]])] * 4)
 
 # %% ../nbs/21b_protocols.ipynb #88155c85
+THRESHOLDS = np.arange(0, 1, .01)  # the standard sweep: 0, 0.01, ... 0.99 of each map's maximum
 class LocalizationMetrics:
     "Collects, image by image, what every localization and classification metric needs; then answers under any protocol."
     def __init__(self,
@@ -78,6 +81,8 @@ class LocalizationMetrics:
 def reset(self:LocalizationMetrics):
     "Forget every image."
     self._rows = []
+
+# %% ../nbs/21b_protocols.ipynb #040d8126
 @patch
 def __len__(self:LocalizationMetrics): return sum(len(r["label"]) for r in self._rows)
 
@@ -122,6 +127,17 @@ def _score(self:LocalizationMetrics, maps, classes, boxes, mask):
     pixels = None if mask is None else self._count_pixels(scaled[back[0]], mask)
     return iou, np.array([best_iou(b, boxes).max(initial=0) for b in every], dtype=np.float32), pixels, kind
 
+# %% ../nbs/21b_protocols.ipynb #e9b3248e
+@patch
+def _measure(self:LocalizationMetrics, cams, classes, boxes, masks):
+    "The columns of a batch: IoU of the true class's map `gt` and of the predicted classes' `pred`, what all contours reach, misses, areas, pixels."
+    each_mask = [None] * len(boxes) if masks is None else masks
+    scored = [self._score(*args) for args in zip(pick_maps(cams, classes), classes, boxes, each_mask)]
+    out = dict(gt=[s[0][0] for s in scored], pred=[s[0][1:] for s in scored], multi=[s[1] for s in scored], miss=[s[3] for s in scored])
+    out["area"] = [box_area(b).max() / np.prod(self.size) for b in boxes]
+    if masks is not None: out["pixels"] = [np.zeros((2, len(self.thresholds) + 3), np.uint32) if s[2] is None else s[2] for s in scored]
+    return out
+
 # %% ../nbs/21b_protocols.ipynb #51132974
 @patch
 def update(self:LocalizationMetrics,
@@ -138,12 +154,8 @@ def update(self:LocalizationMetrics,
         raise DataError(f"labels go from {label.min()} to {label.max()}, but the logits have {np.shape(logits)[1]} classes")
     row = dict(label=label, top=top)
     if boxes is not None:
-        boxes, classes = _check_boxes(boxes, len(label)), np.concatenate([label[:, None], top], 1)
-        maps = pick_maps(cams, classes)
-        scored = [self._score(*args) for args in zip(maps, classes, boxes, [None] * len(label) if masks is None else masks)]
-        row.update(gt=[s[0][0] for s in scored], pred=[s[0][1:] for s in scored], multi=[s[1] for s in scored], miss=[s[3] for s in scored])
-        row["area"] = [box_area(b).max() / np.prod(self.size) for b in boxes]
-        if masks is not None: row["pixels"] = [np.zeros((2, len(self.thresholds) + 3), np.uint32) if s[2] is None else s[2] for s in scored]
+        boxes = _check_boxes(boxes, len(label))
+        row |= self._measure(cams, np.concatenate([label[:, None], top], 1), boxes, masks)
     self._add({k: np.asarray(v) for k, v in row.items()})
 
 # %% ../nbs/21b_protocols.ipynb #dadc53e0
@@ -152,8 +164,6 @@ def _add(self:LocalizationMetrics, row):
     if not len(row["label"]): return
     if self._rows and self._rows[0].keys() != row.keys(): raise DataError("some images came with boxes (or masks) and some without")
     self._rows.append(row)
-
-# %% ../nbs/21b_protocols.ipynb #23389e97
 @patch
 def _get(self:LocalizationMetrics, name):
     "All images' values of one kind, concatenated."
@@ -162,12 +172,6 @@ def _get(self:LocalizationMetrics, name):
     if name not in self._rows[0]: raise LcaError("these images came without true boxes: only classification can be computed")
     if len(self._rows) > 1: self._rows = [{k: np.concatenate([r[k] for r in self._rows]) for k in self._rows[0]}]
     return self._rows[0][name]
-
-# %% ../nbs/21b_protocols.ipynb #c5832886
-@patch
-def _ranked(self:LocalizationMetrics):
-    "For how many predicted classes an image was scored; 0 without logits. (Of fewer classes than that, all.)"
-    return self.keep if self._get("top").shape[1] else 0
 
 # %% ../nbs/21b_protocols.ipynb #946dc9ed
 @patch

@@ -14,6 +14,12 @@ from .core import DataError, LcaError
 from .floors import IOUS
 from .protocols import LocalizationMetrics, Protocol
 
+# %% ../nbs/21c_scores.ipynb #5ee0ae50
+@patch
+def _ranked(self:LocalizationMetrics):
+    "For how many predicted classes an image was scored; 0 without logits. (Of fewer classes than that, all.)"
+    return self.keep if self._get("top").shape[1] else 0
+
 # %% ../nbs/21c_scores.ipynb #05232d2f
 @patch
 def classification(self:LocalizationMetrics)->dict: # percent
@@ -33,13 +39,17 @@ def _per_image(self:LocalizationMetrics, map):
     return {"mean_iou": iou, **out}
 
 # %% ../nbs/21c_scores.ipynb #2d9733b7
+def _percent(m, i):
+    "The mean over images of a matrix [N, T], at threshold number `i`, or at the best one if that is None."
+    means = 100 * m.sum(0, dtype=np.float64) / len(m)
+    return float(means.max() if i is None else means[i])
+
+# %% ../nbs/21c_scores.ipynb #abd6fbfa
 @patch
 def _values(self:LocalizationMetrics, protocol, rows=slice(None), matrices=None):
+    "Every metric of the images `rows` under a protocol, and the means of those that come in threes."
     i = self._column(protocol)
-    def at(m):
-        m = 100 * m[rows].sum(0, dtype=np.float64) / len(m[rows])
-        return float(m.max() if i is None else m[i])
-    out = {k: at(m) for k, m in (matrices or self._per_image(protocol.map)).items()}
+    out = {k: _percent(m[rows], i) for k, m in (matrices or self._per_image(protocol.map)).items()}
     for name in ("maxboxacc", "maxboxaccv2"):
         three = [v for k, v in out.items() if k.startswith(f"{name}_")]
         if three: out[f"{name}_mean"] = float(np.mean(three))
@@ -116,14 +126,20 @@ def pixel_iou(self:LocalizationMetrics)->np.ndarray: # [T] percent
 
 # %% ../nbs/21c_scores.ipynb #57a356dd
 @patch
+def _released_counts(self:LocalizationMetrics):
+    "Images found, and images found and classified right, at each threshold [T], by required IoU and number of predictions: two dictionaries."
+    right, iou = self._get("top") == self._get("label")[:, None], self._get("pred")
+    hit = {d: iou >= np.float32(d) for d in IOUS}  # [N, 5, T]
+    both = {d: h & right[..., None] for d, h in hit.items()}
+    return tuple({(d, k): x[d][:, :k].any(1).sum(0) for d in IOUS for k in (1, 5)} for x in (hit, both))
+
+# %% ../nbs/21c_scores.ipynb #df985655
+@patch
 def _released(self:LocalizationMetrics):
     "The released evaluation, number for number; note what it calls GT-Known."
     ranked = self._ranked() if len(self) else self.keep
     if ranked < 5: raise LcaError("protocol 'released' needs the maps of five predicted classes: LocalizationMetrics(keep=5)")
-    n, right, iou, tops = len(self), self._get("top") == self._get("label")[:, None], self._get("pred"), (1, 5)
-    hit = {d: iou >= np.float32(d) for d in IOUS}  # [N, 5, T]
-    det = {(d, k): hit[d][:, :k].any(1).sum(0) for d in IOUS for k in tops}
-    loc = {(d, k): (hit[d] & right[..., None])[:, :k].any(1).sum(0) for d in IOUS for k in tops}
+    n, right, (det, loc), tops = len(self), self._get("top") == self._get("label")[:, None], self._released_counts(), (1, 5)
     out = {f"cls_acc_top-{k}": 100 * right[:, :k].any(1).sum() / n for k in tops}
     out |= {f"GT-Known_top-{k}": 100 * det[.5, k].max() / n for k in tops}
     for kind, acc, counts in (("det", "maxbox_acc", det), ("loc", "loc_acc", loc)):

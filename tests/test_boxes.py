@@ -1,4 +1,4 @@
-"Chapters 20 to 20c: boxes equal to a plain OpenCV loop on thousands of maps, and to the recorded answers of the reference evaluation."
+"Chapters 20 to 20e: boxes equal to a plain OpenCV loop on thousands of maps, and to the recorded answers of the reference evaluation."
 from pathlib import Path
 
 import cv2
