@@ -84,7 +84,9 @@ def reset(self:LocalizationMetrics):
 
 # %% ../nbs/21b_protocols.ipynb #040d8126
 @patch
-def __len__(self:LocalizationMetrics): return sum(len(r["label"]) for r in self._rows)
+def __len__(self:LocalizationMetrics)->int:
+    "Images so far."
+    return sum(len(r["label"]) for r in self._rows)
 
 # %% ../nbs/21b_protocols.ipynb #d9e3a12c
 def top_classes(logits, # [B, K]
