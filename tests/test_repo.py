@@ -18,7 +18,8 @@ name_of = lambda p: str(p.relative_to(ROOT/"nbs").with_suffix(""))
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=name_of)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 # Chapters that are read only; every other numbered chapter exports one module. What users import by name must exist, wherever it is made.
-READING = {"04_wsol", "11b_exchange", "18_inside", "19_released", "19b_measured", "23_thresholds", "34_own_images", "35_reproduce", "36_study"}
+READING = {"04_wsol", "11b_exchange", "18_inside", "19_released", "19b_measured", "23_thresholds", "34_own_images", "35_reproduce", "36_study",
+           "36b_ablations"}
 RUN_NOTEBOOKS = {"runs/train", "runs/evaluate", "runs/localize", "runs/quickstart", "runs/pretrain"}
 MODULES = ("core synth data prepare backbone conformer tscam tfcm ssfm models losses corrected sat share boxes metrics viz states train evaluate "
            "predict runs sweep cli").split()

@@ -69,3 +69,17 @@ def test_collect_keeps_what_was_measured(tmp_path):
 def test_collect_without_runs_says_what_to_do(tmp_path):
     with pytest.raises(SystemExit, match="make study"): study.collect(tmp_path, tmp_path/"results.json")
     assert not (tmp_path/"results.json").exists()
+
+
+def test_readme_reports_what_the_study_measured():
+    "Every row of README's table of photographs, number by number."
+    def mean(row, of): return np.mean([of(r) for n, r in RESULTS.items() if n.rpartition("-seed")[0] == row])
+    rows = {"TS-CAM": "tscam", "SCM": "scm", "LCA-MD (released": "lca_md", "the same, tuned": "lca_md-tuned", "SAT": "sat", "**LCA-MD corrected": "plus"}
+    text = (ROOT/"README.md").read_text().split("| on photographs |")[1].split("\n\n")[0]
+    for start, row in rows.items():
+        line, = [x for x in text.splitlines() if x.startswith(f"| {start}")]
+        want = [mean(row, lambda r: r["test"]["gt_known"]), mean(row, lambda r: r["oracle"]["gt_known"]),
+                *(mean(row, lambda r: r["test"][k]) for k in ("maxboxacc_70", "top1_loc", "top1_cls", "mean_iou"))]
+        assert [float(x) for x in line.split("|")[2:8]] == pytest.approx(want, abs=.06), line
+        seeds = sum(n.rpartition("-seed")[0] == row for n in RESULTS)
+        assert (f"mean of {seeds} seeds" if seeds > 1 else "one seed") in line
