@@ -99,9 +99,9 @@ def test_executes_writes_and_then_finds_all_equal(tmp_path):
 def test_write_leaves_all_but_outputs(tmp_path):
     nbformat.write(book(printed("old")), tmp_path/"x.ipynb")
     before = nbformat.read(tmp_path/"x.ipynb", 4)
-    write_outputs(tmp_path/"x.ipynb", book(printed("new")))
+    write_outputs(tmp_path/"x.ipynb", new := book(printed("new\n"), printed("!", "stderr"), printed("more")))
     after = nbformat.read(tmp_path/"x.ipynb", 4)
-    assert after.cells[1].outputs[0].text == "new"
+    assert [o.text for o in after.cells[1].outputs] == ["new\nmore"] and not differences(after, new)
     after.cells[1].outputs = before.cells[1].outputs
     assert after == before
 

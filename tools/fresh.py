@@ -22,14 +22,23 @@ RUNS = {"quickstart": ({}, []),
         "pretrain": ({}, [])}
 ONLY_BY_NAME = {"pretrain": "about 40 minutes on two cores; `tools/nb.py fresh pretrain` runs it"}
 
-# Runs one of them; a training configuration is resolved as `lca-md train --config` does it.
-START = """
+# Programs of the processes that execute: a run notebook as the `lca-md` command does it (a named configuration is resolved); a chapter in its folder, in place.
+RUN = """
 import json, sys
 from lca_md.core import Config
 from lca_md.runs import execute
 name, given, out = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 if "config" in given: given = Config.from_yaml(given.pop("config"), **given).to_dict()
 execute(name, given, out, quiet=True)
+"""
+CHAPTER = """
+import nbformat, sys
+from nbclient import NotebookClient
+path, folder = sys.argv[1:]
+nb = nbformat.read(path, 4)
+quiet = dict(extra_arguments=["--log-level=ERROR"])  # the kernel greets with a warning otherwise
+NotebookClient(nb, timeout=None, kernel_name="python3", resources=dict(metadata=dict(path=folder)), **quiet).execute()
+nbformat.write(nb, path)
 """
 
 
@@ -139,24 +148,29 @@ def flagged(nb, flags:list[str]) -> list[int]:
     return [i for i, c in enumerate(nb.cells) if flags and c.cell_type == "code" and mark.search(c.source)]
 
 
+def run_in_process(program:str, *args, copy:Path):
+    "Run a program in the copy. Raises `RuntimeError` with its last words."
+    r = subprocess.run([sys.executable, "-c", program, *map(str, args)], cwd=copy, env=environment(copy), capture_output=True, text=True)
+    if r.returncode: raise RuntimeError(r.stderr.strip()[-2000:])
+
+
 def run_chapter(path:Path, copy:Path, skip:list[int]):  # -> the executed notebook
-    "Execute a chapter of the copy in its folder, from top to bottom."
-    from nbclient import NotebookClient
+    "Execute a chapter of the copy, from top to bottom."
     nb = nbformat.read(path, 4)
+    sources = [c.source for c in nb.cells]
     for i, c in enumerate(nb.cells):
         if c.cell_type == "code": c.outputs = []
-        if i in skip: c.source, c.kept = "", c.source
-    client = NotebookClient(nb, timeout=None, kernel_name="python3", resources=dict(metadata=dict(path=str(path.parent))),
-                            extra_arguments=["--log-level=ERROR"])  # the kernel greets with a warning otherwise
-    client.execute(env=environment(copy))
-    for i in skip: nb.cells[i].source = nb.cells[i].pop("kept")
+        if i in skip: c.source = ""
+    nbformat.write(nb, path)
+    run_in_process(CHAPTER, path, path.parent, copy=copy)
+    nb = nbformat.read(path, 4)
+    for c, source in zip(nb.cells, sources): c.source = source
     return nb
 
 
 def run_run(name:str, copy:Path):  # -> the executed notebook
-    "Execute a run notebook of the copy as the `lca-md` command does. Raises `RuntimeError` with its last words."
-    r = subprocess.run([sys.executable, "-c", START, name, json.dumps(RUNS.get(name, ({}, []))[0]), "runs/fresh"], cwd=copy, env=environment(copy), capture_output=True, text=True)
-    if r.returncode: raise RuntimeError(r.stderr.strip()[-2000:])
+    "Execute a run notebook of the copy, with the parameters of RUNS."
+    run_in_process(RUN, name, json.dumps(RUNS.get(name, ({}, []))[0]), "runs/fresh", copy=copy)
     nb = nbformat.read(copy/"runs"/"fresh"/f"{name}.ipynb", 4)
     nb.cells = [c for c in nb.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     return nb
@@ -170,7 +184,7 @@ def write_outputs(path:Path, new, skip=()):
         out = []
         for o in (o for o in n.outputs if o.get("name") != "stderr"):
             if o.output_type == "stream" and out and out[-1].output_type == "stream": out[-1].text += o.text
-            else: out.append(o)
+            else: out.append(o.copy())
         for o in out: o.update({k: None for k in ("execution_count",) if k in o})
         c["outputs"] = json.loads(nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=out)])))["cells"][0]["outputs"]
     path.write_text(json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -205,7 +219,7 @@ def fresh(names:list[str] = (), tolerance:float = 0., write:bool = False, flags:
             name, old, start = str(path.relative_to(root/"nbs").with_suffix("")), nbformat.read(path, 4), time.time()
             skip = flagged(old, list(flags))
             try: new = run_run(path.stem, copy) if path.parent.name == "runs" else run_chapter(copy/path.relative_to(root), copy, skip)
-            except Exception as e: found, new = [f"    {type(e).__name__}: {str(e)[-2000:]}"], None
+            except RuntimeError as e: found, new = ["\n".join(f"    {line}" for line in str(e).splitlines()[-12:])], None
             else: found = differences(old, new, tolerance, skip)
             said = "failed   " if new is None else "different" if found else "equal    "
             say("\n".join([f"{said}  {name} ({time.time() - start:.0f} s)" + (f": {len(found)} cells" if found and new else ""), *found]))
