@@ -222,7 +222,8 @@ def fresh(names:list[str] = (), tolerance:float = 0., write:bool = False, flags:
             except RuntimeError as e: found, new = ["\n".join(f"    {line}" for line in str(e).splitlines()[-12:])], None
             else: found = differences(old, new, tolerance, skip)
             said = "failed   " if new is None else "different" if found else "equal    "
-            say("\n".join([f"{said}  {name} ({time.time() - start:.0f} s)" + (f": {len(found)} cells" if found and new else ""), *found]))
+            more = "" if not found or new is None else f": {len(found)} cells" + (", written" if write else "")
+            say("\n".join([f"{said}  {name} ({time.time() - start:.0f} s){more}", *found]))
             if found and new and write: write_outputs(path, new, skip)
             good.append(not found)
     say(f"{sum(good)} of {len(good)} notebooks equal, in {(time.time() - seconds)/60:.0f} min" + (f" (tolerance {tolerance:g})" if tolerance else ""))
