@@ -171,7 +171,8 @@ kernel.shell_handlers["kernel_info_request"] = slow"""
 def own_notebook(path, *sources, outputs=()):
     "A notebook file: a parameters cell, then these cells, each with the same outputs."
     cells = [new_code_cell("x = 1  # a number", metadata=dict(tags=["parameters"])), *(new_code_cell(s, outputs=list(outputs)) for s in sources)]
-    nbformat.write(new_notebook(cells=cells, metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python"))), path)
+    kernel = dict(name="python3", display_name="python3", language="python")
+    nbformat.write(new_notebook(cells=cells, metadata=dict(kernelspec=kernel)), path)
     return path
 
 
@@ -194,7 +195,8 @@ def test_committed_outputs_never_reach_a_run(tmp_path, how):
         assert OLD not in target.with_suffix(".html").read_text() and OLD not in script(source, {})
     else:
         target.parent.mkdir()
-        r = subprocess.run([sys.executable, "-m", "papermill", source, target, "-p", "x", "2"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        command = [sys.executable, "-m", "papermill", source, target, "-p", "x", "2"]
+        r = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert r.returncode and "ZeroDivisionError" in r.stderr
     assert OLD in source.read_text() and OLD not in target.read_text() and "new" in target.read_text()
 

@@ -1,8 +1,8 @@
 """Do the committed outputs still come out?   python tools/nb.py fresh [NAME ...] [--tolerance T] [--write]     (or `make fresh ARGS=...`)
 
-Each notebook (default: all of them, chapters and run notebooks) is executed in a temporary copy of the checkout, with one thread, and every output is
-compared with the committed one: texts must be equal but for times, pictures byte for byte or pixel for pixel. On another machine, where sums are taken in
-another order, --tolerance 1e-3 lets numbers differ by that share. What goes to stderr (progress bars) is not compared and never committed.
+Each notebook (default: all of them, chapters and run notebooks) is executed in a temporary copy of the checkout, with one thread, and every output
+is compared with the committed one: texts must be equal but for times, pictures byte for byte or pixel for pixel. On another machine, where sums are
+taken in another order, --tolerance 1e-3 lets numbers differ by that share. What goes to stderr (progress bars) is not compared and never committed.
 Run notebooks are started as the `lca-md` command starts them, with the parameters of RUNS, after the runs that they build on.
 """
 import base64, io, json, math, os, re, shutil, subprocess, sys, tempfile, time
@@ -22,7 +22,7 @@ RUNS = {"quickstart": ({}, []),
         "pretrain": ({}, [])}
 ONLY_BY_NAME = {"pretrain": "about 40 minutes on two cores; `tools/nb.py fresh pretrain` runs it"}
 
-# Programs of the processes that execute: a run notebook as the `lca-md` command does it (a named configuration is resolved); a chapter in its folder, in place.
+# Programs of the processes that execute: a run notebook as the `lca-md` command does it (configuration resolved); a chapter in place.
 RUN = """
 import json, sys
 from lca_md.core import Config
@@ -47,7 +47,7 @@ nbformat.write(nb, path)
 TIMES = re.compile(r"""(?x)
     \b\d{4}-\d\d-\d\d (?:[T ]\d\d:\d\d(?::\d\d)?)? \b                              # 2026-01-31 12:30
     | (?<![\[:\d,.]) \d{1,2}:\d\d (?::\d\d)? (?![\d:\],])                          # 12:30, 1:02:03
-    | (?<![\w.]) \d+(?:\.\d+)? \s? (?:[mµu]?s|sec|seconds?|min|minutes?|h|hours?|(?:it|img|images|birds)/s) (?![\w/])  # 3.1 ms, 12 s, 1 min, 35 images/s
+    | (?<![\w.]) \d+(?:\.\d+)? \s? (?:[mµu]?s|sec|seconds?|min|minutes?|h|hours?|(?:it|img|images|birds)/s) (?![\w/])  # 12 s, 35 images/s
     """)
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?(?![\w])")
 
@@ -83,7 +83,8 @@ def parts(outputs:list) -> list[tuple[str, str]]:  # (stdout, error or a mime ty
     out = []
     for o in outputs:
         if o["output_type"] == "error": out.append(("error", f"{o['ename']}: {o['evalue']}"))
-        elif o["output_type"] != "stream": out += [(k, v if isinstance(v, str) else json.dumps(v, sort_keys=True)) for k, v in sorted(o["data"].items())]
+        elif o["output_type"] != "stream":
+            out += [(k, v if isinstance(v, str) else json.dumps(v, sort_keys=True)) for k, v in sorted(o["data"].items())]
         elif o["name"] == "stderr": continue
         elif out and out[-1][0] == "stdout": out[-1] = ("stdout", out[-1][1] + o["text"])
         else: out.append(("stdout", o["text"]))
@@ -116,7 +117,8 @@ def differences(old, new, tolerance:float = 0., skip=()) -> list[str]:
     "The cells whose outputs are not those that were committed, in words. Cells numbered in `skip` are left out."
     sources = [[c.source for c in nb.cells] for nb in (old, new)]
     if sources[0] != sources[1]: return ["    the two notebooks have different cells"]
-    found = [(i, c, cell_difference(c.outputs, n.outputs, tolerance)) for i, (c, n) in enumerate(zip(old.cells, new.cells)) if c.cell_type == "code" and i not in skip]
+    pairs = [(i, c, n) for i, (c, n) in enumerate(zip(old.cells, new.cells)) if c.cell_type == "code" and i not in skip]
+    found = [(i, c, cell_difference(c.outputs, n.outputs, tolerance)) for i, c, n in pairs]
     first_line = lambda c: next((x for x in c.source.splitlines() if not x.lstrip().startswith("#|")), "")
     return [f"  cell {i}: {first_line(c)[:100]}\n{said}" for i, c, said in found if said]
 
@@ -185,7 +187,8 @@ def write_outputs(path:Path, new, skip=()):
         for o in (o for o in n.outputs if o.get("name") != "stderr"):
             if o.output_type == "stream" and out and out[-1].output_type == "stream": out[-1].text += o.text
             else: out.append(o.copy())
-        for o in out: o.update({k: None for k in ("execution_count",) if k in o})
+        for o in out:
+            if "execution_count" in o: o.execution_count = None
         c["outputs"] = json.loads(nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=out)])))["cells"][0]["outputs"]
     path.write_text(json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -208,7 +211,7 @@ def chosen(names:list[str], root:Path = ROOT) -> list[Path]:
     return [p for s, p in there.items() if s in wanted]
 
 
-def fresh(names:list[str] = (), tolerance:float = 0., write:bool = False, flags:list[str] = (), root:Path = ROOT, say=print) -> bool:  # whether all are equal
+def fresh(names:list[str] = (), tolerance:float = 0., write:bool = False, flags:list[str] = (), root:Path = ROOT, say=print) -> bool:  # all equal?
     "Execute notebooks in a copy and say of each whether its outputs are the committed ones; with `write`, put those that are not into the notebooks."
     paths, good, seconds = chosen(list(names), root), [], time.time()
     for name, why in ONLY_BY_NAME.items():
