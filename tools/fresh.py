@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # How the committed outputs of a run notebook are made, in this order: what differs from its defaults, and the runs whose results it reads.
 RUNS = {"quickstart": ({}, []),
-        "train": (dict(config="synth/deit_lca_md_tiny", checkpoint_path="data/weights/book_vit.safetensors", out="runs/train"), ["quickstart"]),
+        "train": (dict(config="synth/deit_lca_md_tiny", checkpoint_path="data/weights/book_vit.safetensors", layer_decay=.5, out="runs/train"),
+                  ["quickstart"]),
         "evaluate": ({}, ["quickstart", "train"]),
         "localize": ({}, ["quickstart"]),
         "pretrain": ({}, [])}
