@@ -189,15 +189,6 @@ def execute(name:str|Path, # run notebook, or a notebook file of your own
             if target.exists(): to_html(target)
     return target
 
-# %% ../nbs/32_runs.ipynb #5e1f00a2
-def _kernel_manager():
-    "How a notebook's process is started and ended."
-    from jupyter_client import AsyncKernelManager
-    class Manager(AsyncKernelManager):
-        async def _async_interrupt_kernel(self):
-            if not self.shutting_down: await super()._async_interrupt_kernel()
-    return Manager
-
 # %% ../nbs/32_runs.ipynb #672a2e57
 LCA_ERRORS = {c.__name__: c for c in (LcaError, ConfigError, DataError, CheckpointError, Stopped, NotFinite)} | {"ImageError": DataError}
 def _papermill(name, target, params):
@@ -224,6 +215,13 @@ def _in_thread(f):
     t.start()
     while t.is_alive(): t.join(.2)
     if raised: raise raised[0]
+def _kernel_manager():
+    "How a notebook's process is started and ended."
+    from jupyter_client import AsyncKernelManager
+    class Manager(AsyncKernelManager):
+        async def _async_interrupt_kernel(self):
+            if not self.shutting_down: await super()._async_interrupt_kernel()
+    return Manager
 
 # %% ../nbs/32_runs.ipynb #fe0cc052
 def to_html(path:str|Path, # an executed notebook
