@@ -10,7 +10,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PACKAGING := setup.py settings.ini pyproject.toml
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install install-dev test test-site coverage bench study export site explorer serve lab diff table lint clean
+.PHONY: help demo install install-dev test test-site coverage bench study export site explorer serve lab diff table fresh lint clean
 
 help: ## list the commands
 	@echo "lca_md: weakly supervised object localization, a book in notebooks and a package"
@@ -65,6 +65,9 @@ diff: install-dev ## readable diff of the changed notebooks, without outputs (RE
 
 table: install-dev ## cells, pictures, words and tests of each chapter, against the book's style
 	@$(PY) tools/nb.py table
+
+fresh: install-dev ## execute the notebooks in a copy and compare every output with the committed one (ARGS="train --tolerance 1e-3")
+	@$(PY) tools/nb.py fresh $(ARGS)
 
 clean: ## remove what the commands above generated (not .venv, not runs/, not data/)
 	rm -rf build dist _proc _docs _site htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis *.egg-info

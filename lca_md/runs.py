@@ -197,7 +197,8 @@ def _papermill(name, target, params):
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     try: papermill.execute_notebook(str(notebook_path(name)), str(target), params, kernel_name="python3", progress_bar=False, log_output=False,
-                                    extra_arguments=["--log-level=ERROR"])  # the kernel greets with a warning otherwise
+                                    extra_arguments=["--log-level=ERROR"], # the kernel greets with a warning otherwise
+                                    kernel_manager_class=_kernel_manager())
     except PapermillExecutionError as e:
         if e.ename in LCA_ERRORS: raise LCA_ERRORS[e.ename](e.evalue) from None
         raise LcaError(f"{target}: cell {e.exec_count} failed with {e.ename}: {e.evalue}") from None
@@ -214,6 +215,13 @@ def _in_thread(f):
     t.start()
     while t.is_alive(): t.join(.2)
     if raised: raise raised[0]
+def _kernel_manager():
+    "How a notebook's process is started and ended."
+    from jupyter_client import AsyncKernelManager
+    class Manager(AsyncKernelManager):
+        async def _async_interrupt_kernel(self):
+            if not self.shutting_down: await super()._async_interrupt_kernel()
+    return Manager
 
 # %% ../nbs/32_runs.ipynb #fe0cc052
 def to_html(path:str|Path, # an executed notebook

@@ -9,11 +9,12 @@ import nbformat
 import pytest
 import torch
 import yaml
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from conftest import toy
 from lca_md.core import CheckpointError, Config, LcaError
 from lca_md.evaluate import EvalConfig, evaluate
-from lca_md.runs import execute, notebook_path
+from lca_md.runs import execute, notebook_path, script
 from lca_md.synth import species_table, write_synthbirds
 from lca_md.train import Run, fit
 
@@ -156,6 +157,48 @@ def test_trackers_of_accelerate(birds, tmp_path):
 def test_failing_notebook_names_its_cause(birds, tmp_path):
     with pytest.raises(LcaError, match="no/such"): execute("train", toy("no/such", tmp_path/"run"), tmp_path/"run", quiet=True)
     assert (tmp_path/"run"/"train.html").is_file()  # the executed notebook is kept, and shows where
+
+
+SLOW_ANSWER = """import time
+kernel = get_ipython().kernel
+answer = kernel.shell_handlers["kernel_info_request"]
+async def slow(*request):
+    await answer(*request)
+    time.sleep(1)
+kernel.shell_handlers["kernel_info_request"] = slow"""
+
+
+def own_notebook(path, *sources, outputs=()):
+    "A notebook file: a parameters cell, then these cells, each with the same outputs."
+    cells = [new_code_cell("x = 1  # a number", metadata=dict(tags=["parameters"])), *(new_code_cell(s, outputs=list(outputs)) for s in sources)]
+    kernel = dict(name="python3", display_name="python3", language="python")
+    nbformat.write(new_notebook(cells=cells, metadata=dict(kernelspec=kernel)), path)
+    return path
+
+
+def test_the_end_of_a_kernel_is_quiet(tmp_path, capfd):
+    """Jupyter interrupts a kernel before it asks it to end; one that is busy with its last answer said so on the terminal, with nothing wrong."""
+    execute(own_notebook(tmp_path/"own.ipynb", SLOW_ANSWER), {}, tmp_path/"out")
+    assert "KeyboardInterrupt" not in capfd.readouterr().err
+
+
+OLD = "a number of the committed notebook"
+
+
+@pytest.mark.parametrize("how", ["execute", "papermill"])
+def test_committed_outputs_never_reach_a_run(tmp_path, how):
+    """A run that stops at its first cell leaves no output of the notebook that it was made from, in later cells neither; a script has none at all."""
+    old = [new_output("stream", name="stdout", text=OLD), new_output("display_data", data={"text/plain": OLD})]
+    source, target = own_notebook(tmp_path/"own.ipynb", "print('new'); 1/0", "print(2)", "3", outputs=old), tmp_path/"out"/"own.ipynb"
+    if how == "execute":
+        with pytest.raises(LcaError, match="ZeroDivisionError"): execute(source, {}, tmp_path/"out", quiet=True)
+        assert OLD not in target.with_suffix(".html").read_text() and OLD not in script(source, {})
+    else:
+        target.parent.mkdir()
+        command = [sys.executable, "-m", "papermill", source, target, "-p", "x", "2"]
+        r = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert r.returncode and "ZeroDivisionError" in r.stderr
+    assert OLD in source.read_text() and OLD not in target.read_text() and "new" in target.read_text()
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "localize", "quickstart", "pretrain"])

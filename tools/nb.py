@@ -4,9 +4,11 @@ python tools/nb.py export        write lca_md/ from nbs/, strip metadata, copy s
 python tools/nb.py contents      write the tables of contents in README.md and nbs/index.ipynb: order from _quarto.yml, words from the chapters
 python tools/nb.py test FILE     run one chapter as nbdev does; exit 1 with the failing cell if one fails
 python tools/nb.py table         cells, lines, pictures and words of every chapter
+python tools/nb.py fresh [NAME]  execute notebooks (all of them) in a copy; exit 1 if an output is not the committed one (see tools/fresh.py)
 """
 import argparse, ast, json, os, re, sys
 from configparser import ConfigParser
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -190,14 +192,19 @@ def table():
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("do", choices=["export", "contents", "test", "table"])
-    p.add_argument("file", nargs="?", type=Path, help="the notebook to test")
+    p.add_argument("do", choices=["export", "contents", "test", "table", "fresh"])
+    p.add_argument("files", nargs="*", metavar="NOTEBOOK", help="the notebook to test; the notebooks to execute afresh")
+    p.add_argument("--tolerance", type=float, default=0., help="fresh: numbers may differ by this share of themselves (default: not at all)")
+    p.add_argument("--write", action="store_true", help="fresh: put outputs that differ into the notebooks")
     a = p.parse_args()
     if a.do == "export": export()
     elif a.do == "contents": contents()
     elif a.do == "table": table()
-    elif a.file is None: p.error("test needs a notebook")
-    elif not test(a.file): sys.exit(1)
+    elif a.do == "fresh":
+        from fresh import fresh
+        if not fresh(a.files, a.tolerance, a.write, settings()["tst_flags"].split(), say=partial(print, flush=True)): sys.exit(1)
+    elif len(a.files) != 1: p.error("test needs a notebook")
+    elif not test(Path(a.files[0])): sys.exit(1)
 
 
 if __name__ == "__main__": main()
