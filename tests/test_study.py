@@ -74,7 +74,8 @@ def test_collect_without_runs_says_what_to_do(tmp_path):
 def test_readme_reports_what_the_study_measured():
     "Every row of README's table of photographs, number by number."
     def mean(row, of): return np.mean([of(r) for n, r in RESULTS.items() if n.rpartition("-seed")[0] == row])
-    rows = {"TS-CAM": "tscam", "SCM": "scm", "LCA-MD (released": "lca_md", "the same, tuned": "lca_md-tuned", "SAT": "sat", "**LCA-MD corrected": "plus"}
+    rows = {"TS-CAM": "tscam", "SCM": "scm", "LCA-MD (released": "lca_md", "the same, tuned": "lca_md-tuned", "SAT": "sat",
+            "**LCA-MD corrected": "plus"}
     text = (ROOT/"README.md").read_text().split("| on photographs |")[1].split("\n\n")[0]
     for start, row in rows.items():
         line, = [x for x in text.splitlines() if x.startswith(f"| {start}")]
