@@ -69,7 +69,7 @@ MAPS = {  # maps read from one checkpoint, without training: (method, options of
         "times the semantic map": (dict(maps="class"), 288),
         "224 pixels": ({}, 224), "256 pixels": ({}, 256), "320 pixels": ({}, 320), "384 pixels": ({}, 384)}.items()}
 LADDER = {  # from the released map to the corrected one, a step at a time
-    "released map, 224 px": ("tscam", {}, 224), "released map, 288 px": ("tscam", {}, 288),
+    "released map, 224 px": ("lca_md", {}, 224), "released map, 288 px": ("lca_md", {}, 288),
     "attention of all blocks": ("lca_md_plus", dict(PLAIN, read=list(range(12))), 288), "one block": ("lca_md_plus", PLAIN, 288),
     "with a root": ("lca_md_plus", dict(spread=0., walk=0), 288),
     "with flow": ("lca_md_plus", dict(walk=0), 288), "with the walk": ("lca_md_plus", {}, 288)}
@@ -143,7 +143,7 @@ def read_maps(file, weights, card, readings, say):
         k = nearest_column(m, thr)
         done[name] = dict({f"iou{int(100*i)}": float(m.curve("gt", i)[k]) for i in (.3, .5, .7)}, threshold=thr, **m.classification())
         say(f"{file.parent.name}, {name}: {done[name]}")
-        write_json(file, done)
+        write_json(file, {k: done[k] for k in readings if k in done})
 
 
 def agreements(file, weights, card, say):
@@ -178,13 +178,14 @@ def readings(weights, only, say):
     rows = [r for r in CLIMBED if matches(r, only) and (folder(r)/"done.json").is_file()]
     for r in rows:
         best = folder(r)/"best.safetensors"
-        read_maps(folder(r)/"ladder.json", best, card(r), LADDER | (FUSED if "lca_md" in r else {}), say)
+        own = {k: ("tscam", *v[1:]) if r == "val-tscam" and v[0] == "lca_md" else v for k, v in LADDER.items()}  # TS-CAM stretches no map
+        read_maps(folder(r)/"ladder.json", best, card(r), own | (FUSED if "lca_md" in r else {}), say)
         agreements(folder(r)/"agreement.json", best, card(r), say)
         if r == "val-plus": read_maps(folder(r)/"maps.json", best, card(r), MAPS, say)
     if matches("untrained", only) and (folder("val-plus")/"done.json").is_file():
         like = card("val-plus")
         read_maps(folder("untrained")/"maps.json", weights, like, BLOCKS, say)
-        read_maps(folder("untrained")/"ladder.json", weights, like, {k: v for k, v in LADDER.items() if v[0] != "tscam"}, say)
+        read_maps(folder("untrained")/"ladder.json", weights, like, {k: v for k, v in LADDER.items() if v[0] != "lca_md"}, say)
         agreements(folder("untrained")/"agreement.json", weights, like, say)
 
 
