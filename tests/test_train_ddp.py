@@ -10,7 +10,7 @@ from lca_md.synth import write_synthbirds
 from lca_md.train import Run, fit
 
 WORKER = """
-import json, sys, torch
+import json, os, sys, torch
 from lca_md.core import Config
 from lca_md.train import Run, fit
 what, settings, out = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
@@ -27,7 +27,9 @@ if what == "gradient":
 else:
     run = fit(Config(**settings), None)
     if run.rank == 0: torch.save(dict(model=run.net.state_dict(), history=run.history), out)
+torch.distributed.barrier()  # who leaves first must not pull the connection from under the other
 torch.distributed.destroy_process_group()
+sys.stdout.flush(); os._exit(0)  # results are on disk; gloo's threads now and then abort Python's own way out (seen once in a dozen runs)
 """
 
 
