@@ -123,22 +123,28 @@ def run(data, weights, only, say):
 def nearest_column(m, threshold): return int(np.abs(m.thresholds - threshold).argmin())
 
 
+def val_images(card, size):
+    "The val images of the run with this card, at another picture size."
+    from lca_md.core import Config
+    from lca_md.data import WSOLDataset, eval_transform, open_split
+    cfg = Config.from_dict(card["config"])
+    return WSOLDataset(*open_split(cfg.data, "val", cfg.val_per_class, cfg.val_seed), eval_transform(size), size, card["box_rule"])
+
+
 def read_maps(file, weights, card, readings, say):
     "GT-known and more of several maps of one network on the val images, threshold chosen on the same images (oracle of val); kept in `file`."
     import torch
-    from lca_md.core import Config, write_json
-    from lca_md.data import WSOLDataset, eval_transform, open_split
+    from lca_md.core import write_json
     from lca_md.models import build_model, load_checkpoint
     from lca_md.train import measure
-    cfg, done = Config.from_dict(card["config"]), json.loads(file.read_text()) if file.is_file() else {}
-    records, names = open_split(cfg.data, "val", cfg.val_per_class, cfg.val_seed)
+    done = json.loads(file.read_text()) if file.is_file() else {}
     file.parent.mkdir(parents=True, exist_ok=True)
     for name, (method, options, size) in readings.items():
         if name in done: continue
         model = build_model(ARCH.format(method), card["num_classes"], img_size=size, head=options)
         load_checkpoint(model, weights)
         torch.set_num_threads(1)
-        m = measure(model, WSOLDataset(records, names, eval_transform(size), size, card["box_rule"]), 25, 1)
+        m = measure(model, val_images(card, size), 25, 1)
         thr = m.choose_threshold("gt")
         k = nearest_column(m, thr)
         done[name] = dict({f"iou{int(100*i)}": float(m.curve("gt", i)[k]) for i in (.3, .5, .7)}, threshold=thr, **m.classification())
@@ -149,15 +155,11 @@ def read_maps(file, weights, card, readings, say):
 def agreements(file, weights, card, say):
     "How far relevance and what flowed from it correlate, over the val images (5th, 50th, 95th percentile), at 288 pixels; kept in `file`."
     import torch
-    from lca_md.core import Config, write_json
+    from lca_md.core import write_json
     from lca_md.corrected import correlation, open_features, relevance
-    from lca_md.data import WSOLDataset, eval_transform, open_split
     from lca_md.models import build_model, load_checkpoint
     if file.is_file(): return
-    cfg = Config.from_dict(card["config"])
-    records, names = open_split(cfg.data, "val", cfg.val_per_class, cfg.val_seed)
-    model = build_model(ARCH.format("lca_md_plus"), card["num_classes"], img_size=288).eval()
-    ds = WSOLDataset(records, names, eval_transform(288), 288, card["box_rule"])
+    model, ds = build_model(ARCH.format("lca_md_plus"), card["num_classes"], img_size=288).eval(), val_images(card, 288)
     load_checkpoint(model, weights)
     torch.set_num_threads(1)
     out = []
