@@ -12,7 +12,7 @@ __all__ = ['Params', 'TrainConfig', 'TrainData', 'Rate', 'TrainOut', 'Resume', '
            'Full', 'Workers', 'help_of']
 
 # %% ../nbs/33b_options.ipynb #2f0ffe3c
-from typing import Annotated, Optional
+from typing import Annotated, Optional, Union, get_args, get_origin
 
 from typer import Argument, Option
 
@@ -22,7 +22,8 @@ def help_of(kind, # an `Annotated` type with an `Option` or `Argument`
     "What an option says of itself."
     info, given = kind.__metadata__[0], kind.__origin__
     flags = [f for f in (info.default, *(info.param_decls or ())) if isinstance(f, str)] # beside a type, Typer keeps the first flag as `default`
-    return dict(flags=", ".join(flags), type=getattr(given, "__name__", str(given)), help=info.help)
+    if get_origin(given) is Union: given = get_args(given)[0] # Optional[str]: a str
+    return dict(flags=", ".join(flags), type=given.__name__, help=info.help)
 
 # %% ../nbs/33b_options.ipynb #040230b8
 Params = Annotated[Optional[list[str]], Option("-p", "--param", help="a setting, name=value; may be repeated")]

@@ -38,6 +38,7 @@ class Protocol:
 # %% ../nbs/21b_protocols.ipynb #b05dab48
 @patch
 def __str__(self:Protocol):
+    "The line that belongs beside a number: map, threshold rule, split."
     how = {"fixed": "threshold {:.2f} fixed", "val": "threshold {:.2f} chosen on val", "oracle": "best threshold of this split (oracle)"}
     return f"{self.map} map, {how[self.rule].format(self.threshold)}, {self.split} split"
 

@@ -97,6 +97,7 @@ class Report:
 # %% ../nbs/03b_verify.ipynb #74ebb17e
 @patch
 def __str__(self:Report):
+    "The report as Markdown, with what to do about each part."
     heads = ("split", "pictures", "expected", "classes", "per class", "with boxes", "boxes")
     rows = [(s, f"{v['pictures']:,}", f"{v['expected']:,}", v["classes"], f"{v['fewest']} to {v['most']}", f"{v['boxed']:,}", f"{v['boxes']:,}")
             for s, v in self.splits.items()]

@@ -227,6 +227,13 @@ def test_public_exports_are_shown(path):
 
 
 @each_chapter
+def test_pages_leave_out_nothing_but_imports(path):
+    "nbdev's pages show cells marked `#| exports`, and not those marked `#| export`: a chapter would explain code that its page hides."
+    hidden = [c.source for c in code_cells(path) if re.search(r"(?m)^\s*#\s*\|\s*export\b", c.source)]
+    assert not [s for s in hidden if any(not isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(s).body)]
+
+
+@each_chapter
 def test_chapter_has_tests(path):
     assert any(re.search(r"\btest_\w+\(|\bassert\b|\bExceptionExpected\b", c.source) for c in code_cells(path) if not is_export(c.source))
 

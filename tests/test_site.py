@@ -10,8 +10,8 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT/"tools"))
 import explorer  # noqa: E402
 from nb import settings  # noqa: E402
-from website import add_links, address_file, api_page, described, first_lines, links_cell, local_page, notebook_links, page_name, plain_code  # noqa: E402
-from website import site_settings, tidy  # noqa: E402
+from website import add_links, address_file, api_page, described, first_lines, hanging_lines, links_cell, local_page  # noqa: E402
+from website import notebook_links, page_name, plain_code, site_settings, tidy  # noqa: E402
 
 built = [pytest.mark.slow, pytest.mark.xdist_group("site")]
 NOTEBOOKS = [p for p in sorted((ROOT/"nbs").glob("**/*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
@@ -135,6 +135,23 @@ def test_lines_that_were_printed_are_one_block():
     shown = dict(output_type="display_data", data={})
     assert tidy([*said, shown, said[0]]) == [said[0] | {"text": ["a\n", "b\n"]}, shown, said[0]]
     assert said[0]["text"] == ["a\n"]
+
+
+def test_headings_keep_their_underscores():
+    out = plain_code([dict(data={"text/markdown": ["---\n\n### Protocol.__str__\n", "`__str__` stays\n"]})])
+    assert out[0]["data"]["text/markdown"] == ["---\n\n### Protocol.\\_\\_str\\_\\_\n`__str__` stays\n"]
+
+
+def test_lines_of_code_know_their_indentation():
+    code = '<span class="kw">def</span> f():\n    <span class="st">"one\n    &lt;two&gt;"</span>\n\n    <span class="kw">return</span>'
+    lines = hanging_lines(code).split("\n")
+    assert [re.search(r"--indent:(\d+)", x)[1] for x in lines] == list("04404")
+    assert all(x.startswith('<span class="line"') and x.count("<span") == x.count("</span>") for x in lines)
+    assert [re.sub("<[^>]+>", "", x) for x in lines] == [re.sub("<[^>]+>", "", x) for x in code.split("\n")]
+    page = f'<pre class="sourceCode python"><code class="sourceCode python">{code}</code></pre><pre><code>a\nb</code></pre>'
+    assert local_page(page, "").count('class="line"') == 5, "outputs stay as they are"
+    quarto = page.replace("<span", '<span id="cb1-1"><span', 1)
+    assert 'class="line"' not in local_page(quarto, ""), "Quarto's pages have elements for lines already"
 
 
 def test_local_page_takes_nothing_from_elsewhere():

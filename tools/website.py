@@ -61,13 +61,16 @@ def tidy(outputs:list) -> list:
     return out
 
 
+DUNDER = re.compile(r"(?m)^(#+ .*?)__(\w+)__$")
 CODE, LINKED = re.compile(r"(?ms)^```python$.*?^```$"), re.compile(r"\[(`[^`\]]+`)\]\([^)\s]*\)")
 
 
 def plain_code(outputs:list) -> list:
-    "nbdev also links the names in the comments of a signature, where a link is only brackets and an address: without them."
+    """nbdev also links the names in the comments of a signature, where a link is only brackets and an address: without them.
+    And a heading such as Protocol.__str__ means its underscores, not bold type."""
     for data in (o["data"] for o in outputs if "text/markdown" in o.get("data", {})):
-        data["text/markdown"] = [CODE.sub(lambda m: LINKED.sub(r"\1", m[0]), "".join(data["text/markdown"]))]
+        text = CODE.sub(lambda m: LINKED.sub(r"\1", m[0]), "".join(data["text/markdown"]))
+        data["text/markdown"] = [DUNDER.sub(r"\1\_\_\2\_\_", text)]
     return outputs
 
 
@@ -169,9 +172,26 @@ def described(text:str) -> str:
     return re.sub(r"<img\b[^>]*>", alt, text)
 
 
+def hanging_lines(code:str) -> str:
+    "Highlighted code with every line in an element of its own that knows its indentation: a long one wraps to where it began (styles.css)."
+    out, open_tags = [], []
+    for line in code.split("\n"):
+        start = "".join(open_tags)
+        for tag in re.findall(r"<span\b[^>]*>|</span>", line):
+            if tag == "</span>": open_tags.pop()
+            else: open_tags.append(tag)
+        plain = html.unescape(re.sub("<[^>]+>", "", line))
+        out.append(f'<span class="line" style="--indent:{len(plain) - len(plain.lstrip())}">{start}{line}{"</span>"*len(open_tags)}</span>')
+    return "\n".join(out)
+
+
+SOURCE = re.compile(r'(?s)(<pre class="sourceCode python[^>]*><code[^>]*>)((?!<span id="cb).*?)(</code></pre>)')  # Quarto has elements for lines
+
+
 def local_page(text:str, up:str) -> str:  # up: the way to the site's root, "" or "../"
     "A rendered page that takes KaTeX from the site itself, with the explorer's script where it has an explorer."
     text = described(KATEX.sub(f"{up}assets/katex", text))
+    text = SOURCE.sub(lambda m: m[1] + hanging_lines(m[2]) + m[3], text)
     for nav, label in LANDMARKS.items(): text = text.replace(nav, f'<nav aria-label="{label}"{nav[4:]}', 1)
     more = f'<link rel="icon" href="{up}assets/icon.svg"><script src="{up}assets/site.js" defer></script>'
     if f'class="{EXPLORER}"' in text:
