@@ -185,7 +185,7 @@ def hanging_lines(code:str) -> str:
     return "\n".join(out)
 
 
-SOURCE = re.compile(r'(?s)(<pre class="sourceCode python[^>]*><code[^>]*>)((?!<span id="cb).*?)(</code></pre>)')  # Quarto has elements for lines
+SOURCE = re.compile(r'(?s)(<pre class="sourceCode[^>]*><code[^>]*>)((?!<span id="cb).*?)(</code></pre>)')  # Quarto has elements for lines
 
 
 def local_page(text:str, up:str) -> str:  # up: the way to the site's root, "" or "../"
