@@ -19,6 +19,7 @@ from .core import CheckpointError, Config, ConfigError, DataError, LcaError, Set
 from .core import atomic_write, check_keys, coerce, config_fields, config_path, fresh_folder, nearest, setting
 from .predict import LocalizeConfig
 from .states import Stopped, Stopper
+from .step import leave_group
 from .evaluate import EvalConfig
 from .train import NotFinite
 
@@ -257,15 +258,15 @@ def work(path:str|Path, # script from `script`
         ):
     "Run a script as one of several processes; what it raises goes to the starter, and `Stopped` is no failure."
     first = os.environ.get("RANK", "0") == "0"
-    try: exec(compile(Path(path).read_text(), str(path), "exec"), {"__name__": "__main__"})
+    try:
+        exec(compile(Path(path).read_text(), str(path), "exec"), {"__name__": "__main__"})
+        leave_group()
     except LcaError as e:
         if first and (file := os.environ.get("LCA_MD_PROGRESS")):
             with open(file, "a") as f: f.write(json.dumps(dict(raised=[type(e).__name__, str(e)])) + "\n")
         if first or not isinstance(e, Stopped): print(f"{type(e).__name__}: {e}", file=sys.stderr)
         if not isinstance(e, Stopped): sys.exit(2)
-    finally:
-        dist = sys.modules["torch"].distributed
-        if dist.is_initialized(): dist.destroy_process_group()
+    finally: leave_group(wait=False)
 
 # %% ../nbs/32_runs.ipynb #7d580a11
 def launch(name:str|Path, params:dict, out:str|Path, processes:int, follower:Follower):

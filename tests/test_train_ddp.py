@@ -10,26 +10,29 @@ from lca_md.synth import write_synthbirds
 from lca_md.train import Run, fit
 
 WORKER = """
-import json, os, sys, torch
+import json, sys, torch
 from lca_md.core import Config
+from lca_md.step import leave_group
 from lca_md.train import Run, fit
-what, settings, out = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
-torch.set_num_threads(1)
-if what == "gradient":
+
+def gradients(settings):
     run = Run(Config(**settings))
     run.loader.set_epoch(1)
-    batches, results = iter(run.loader), []
-    for b in batches:
+    results = []
+    for b in run.loader:
         mean, n = run.backward([b])
         run.batch += 1
         results.append(dict(mean=mean, n=n, grad={k: p.grad.clone() for k, p in run.net.named_parameters() if p.grad is not None}))
-    if run.rank == 0: torch.save(results, out)
-else:
+    return run.rank, results
+
+def whole_run(settings):
     run = fit(Config(**settings), None)
-    if run.rank == 0: torch.save(dict(model=run.net.state_dict(), history=run.history), out)
-torch.distributed.barrier()  # who leaves first must not pull the connection from under the other
-torch.distributed.destroy_process_group()
-sys.stdout.flush(); os._exit(0)  # results are on disk; gloo's threads now and then abort Python's own way out (seen once in a dozen runs)
+    return run.rank, dict(model=run.net.state_dict(), history=run.history)
+
+torch.set_num_threads(1)
+rank, results = {"gradient": gradients, "run": whole_run}[sys.argv[1]](json.loads(sys.argv[2]))
+if rank == 0: torch.save(results, sys.argv[3])
+leave_group()
 """
 
 
