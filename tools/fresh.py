@@ -21,7 +21,7 @@ RUNS = {"quickstart": ({}, []),
         "evaluate": ({}, ["quickstart", "train"]),
         "localize": ({}, ["quickstart"]),
         "pretrain": ({}, [])}
-ONLY_BY_NAME = {"pretrain": "about 40 minutes on two cores; `tools/nb.py fresh pretrain` runs it"}
+ONLY_BY_NAME = {"pretrain": "a quarter of an hour on two quiet cores; `tools/nb.py fresh pretrain` runs it"}
 
 # Programs of the processes that execute: a run notebook as the `lca-md` command does it (configuration resolved); a chapter in place.
 RUN = """
