@@ -69,7 +69,7 @@ def eigen_response(w:np.ndarray, # eigenvalues of A
     with np.errstate(over="ignore"): return np.where(w == 0, 0., (1 - (1 - alpha*w**2)**(2**k))/safe)  # inf where it diverges
 
 # %% ../nbs/14_affinity.ipynb #dcac6771
-MARGIN = 1e-3 # how far below 2 alpha * wmax^2 is kept
+MARGIN = 1e-3 # alpha * wmax^2 is kept this far below 2
 DIVERGES = "SSFM: the released iteration diverges for these tokens (alpha * wmax^2 >= 2); its start factor was lowered to stay finite"
 
 # %% ../nbs/14_affinity.ipynb #0bfb87d0

@@ -61,7 +61,7 @@ def by(self:LocalizationMetrics,
        values, # [N] one number per image, in the order of the updates (a dial, the box area, ...)
        edges, # [n+1] increasing; the last bin includes its right edge
        protocol:Protocol=Protocol(), # an oracle's threshold is chosen once, on all images
-      )->list[dict]: # per bin: low, high, images, metrics in percent (None for an empty bin)
+      )->list[dict]: # per bin: low, high, images, metrics in percent (an empty bin has no metrics)
     "The metrics in bins of some property of the images."
     values, edges = to_numpy(values).astype(float), np.asarray(edges, dtype=float)
     if len(values) != len(self): raise LcaError(f"{len(values)} values for {len(self)} images")
@@ -109,5 +109,8 @@ def intervals(self:LocalizationMetrics,
         pxap, iou = _pixel_scores((n * weight.astype(np.float64) @ pixels.reshape(n, -1)).reshape(len(part), *pixels.shape[1:]))
         got["pxap"].append(pxap / 100)
         got["pixel_iou"].append((iou.max(1) if i is None else iou[:, i]) / 100)
+    for name in ("maxboxacc", "maxboxaccv2"):
+        three = [np.concatenate(x) for k, x in got.items() if k.startswith(f"{name}_")]
+        if three: got[f"{name}_mean"] = [np.mean(three, 0)]
     tails = (50 - level / 2, 50 + level / 2)
     return {k: tuple(100 * float(v) for v in np.percentile(np.concatenate(x), tails)) for k, x in got.items()}

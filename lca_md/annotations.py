@@ -24,7 +24,7 @@ class Drawn(NamedTuple):
     box: tuple # x0 y0 x1 y1 in pixels
     label: str|None # what it is called there
     size: tuple|None # (width, height) of the picture, if the file says
-    where: str # file and line
+    where: str # file and line (COCO: file and entry)
 
 # %% ../nbs/02d_annotations.ipynb #622ffdcd
 VOC_KEYS = ("xmin", "ymin", "xmax", "ymax")
@@ -123,10 +123,12 @@ def yolo_names(root:Path, # the data folder
         if file.is_file(): return [line.strip() for line in read_lines(file) if line.strip()]
     for file in (root/"data.yaml", root/"dataset.yaml"):
         if not file.is_file(): continue
-        try: names = yaml.safe_load("\n".join(read_lines(file)))["names"]
+        try:
+            names = yaml.safe_load("\n".join(read_lines(file)))["names"]
+            if isinstance(names, dict): names = [names[k] for k in range(len(names))]
         except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as e:
             raise DataError(f"{file} has no readable list `names` ({type(e).__name__}); mend it") from None
-        return [str(v) for v in (names.values() if isinstance(names, dict) else names or [])]
+        return [str(v) for v in names or []]
 
 # %% ../nbs/02d_annotations.ipynb #f813562c
 def entry_line(text:str, # a JSON file

@@ -26,9 +26,9 @@ def md5_of(path:Path, # the file
 def _fetch_rest(url, part, timeout, step):
     "Ask for the rest of a file, and append it. Raises `DataError` if it breaks off."
     try: _append(url, part, timeout, step)
-    except urllib.error.HTTPError as e:
+    except urllib.error.HTTPError as e: # 416: there is no rest
         if e.code != 416: raise DataError(f"{url} answered {e.code} {e.reason}; is the address still right? else give --from ARCHIVE") from None
-    except (OSError, HTTPException, ValueError) as e: # 416: there is no rest
+    except (OSError, HTTPException, ValueError) as e:
         raise DataError(f"download of {url} broke off ({e}); the same command continues it from {part}") from None
 
 # %% ../nbs/03_archives.ipynb #8a9e9d5e

@@ -114,7 +114,7 @@ def localizer(method:str, # "tscam", "scm" or "lca_md"
               qk_scale:float|None=None, # attention scale (None: 1/sqrt(head dim))
               norm_eps:float|None=None, # epsilon of the layer norms (None: timm's)
               drop_rate:float=0., # dropout
-              head:dict|None=None, # options of the method: reach, iterations
+              head:dict|None=None, # options of the method: reach, iterations, fuse_maps ...
               **kwargs, # stem="conv"; timm's options: embed_dim, depth, num_heads, mlp_ratio, img_size ...; Conformer's channel_ratio
              )->nn.Module:
     "A localizer on a backbone. Raises `ConfigError` for unknown methods, unfit backbones and wrong options."
@@ -125,7 +125,9 @@ def localizer(method:str, # "tscam", "scm" or "lca_md"
         else: model = vit_backbone(backbone, pretrained, **given, **kwargs)
     except (TypeError, AssertionError) as e: raise ConfigError(f"model options {sorted(kwargs)}: {e}") from None
     kept = {k: p.detach().clone() for k,p in model.named_parameters() if k == "cls_token" and pretrained}
-    model = make_localizer(METHODS[method], model, num_classes, variant=variant, **(head or {}))
+    try: model = make_localizer(METHODS[method], model, num_classes, variant=variant, **(head or {}))
+    except ConfigError: raise
+    except (TypeError, ValueError) as e: raise ConfigError(f"head options {sorted(head or {})}: {e}") from None
     nn.Module.load_state_dict(model, kept, strict=False)                 # a new head must not cost the pretrained class token
     return model
 
@@ -154,7 +156,8 @@ def vit_backbone(name:str, # of a timm VisionTransformer
 # %% ../nbs/15_archs.ipynb #dc24941b
 def _conformer(pretrained, num_classes, **kwargs):
     "A Conformer; its public weights are a file, not a download of timm's."
-    if pretrained: raise ConfigError(f"pretrained: timm has no weights of {CONFORMER}; give checkpoint_path=Conformer_small_patch16.pth instead")
+    if pretrained: raise ConfigError(f"pretrained: timm has no weights of {CONFORMER}; "
+                                    "give checkpoint_path=Conformer_small_patch16.pth (in a run; in Python: load_checkpoint)")
     return Conformer(num_classes, **kwargs)
 
 # %% ../nbs/15_archs.ipynb #dc92fc3c

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import nn
 from torch.nn import functional as F
 
-from .matmul import exact_cpu, linear
+from .matmul import exact_cpu, hooked, linear
 
 # %% ../nbs/10b_blocks.ipynb #a56936ea
 class _ClassRow(torch.autograd.Function):
@@ -99,7 +99,7 @@ def mlp_step(mlp:nn.Module, # a timm MLP
             )->torch.Tensor: # [B, N, D]
     "`mlp(x)`; the activation in place where no gradient and no hook can miss its input."
     if type(mlp) is not Mlp: return mlp(x)
-    h, inplace = linear(mlp.fc1, x), type(mlp.act) is nn.GELU and not (torch.is_grad_enabled() or mlp.fc1._forward_hooks or mlp.act._forward_hooks)
+    h, inplace = linear(mlp.fc1, x), type(mlp.act) is nn.GELU and not (torch.is_grad_enabled() or hooked(mlp.fc1) or hooked(mlp.act))
     h = torch.ops.aten.gelu_(h, approximate=mlp.act.approximate) if inplace else mlp.act(h)
     return mlp.drop2(linear(mlp.fc2, mlp.norm(mlp.drop1(h))))
 

@@ -41,9 +41,9 @@ def main():
     except LcaError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the run continues with the same command and -p resume=true", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as e:
+        if e.code == 130: print("stopped by Ctrl-C; what was saved is kept (train continues with --resume)", file=sys.stderr)
+        raise
 
 # %% ../nbs/33c_cli.ipynb #9ad7edf9
 @app.command()
@@ -94,7 +94,7 @@ def report_command(runs:o.Runs, out:o.ReportOut=""):
 def evaluate(checkpoint:o.Own="runs/train/best.safetensors", data:o.EvalData="", split:o.Split="test", maps:o.MapFolder="",
              param:Params=None, out:o.EvalOut=""):
     "Every protocol's numbers of one checkpoint, or one folder of maps; continues if it was stopped."
-    given = check_parameters("evaluate", dict(checkpoint=checkpoint, data=data, split=split, maps=maps, out=out, **parse_pairs(param or [])))
+    given = check_parameters("evaluate", dict(checkpoint=checkpoint, data=data, split=split, maps=maps, out=out) | parse_pairs(param or []))
     home = evaluation_folder(EvalConfig(**given))
     execute("evaluate", dict(given, out=str(home)), _home(home, "evaluate", resume=(home/"parts").is_dir()))
     result = json.loads((home/"metrics.json").read_text())
@@ -147,8 +147,8 @@ def draw(out:o.Birds="data/synthbirds", n_train:o.TrainBirds=720, n_test:o.TestB
 @app.command()
 def demo(param:Params=None, out:o.DemoOut="runs/demo"):
     "Draw birds, train TS-CAM and LCA-MD, evaluate both, show."
-    given = check_parameters("quickstart", parse_pairs(param or []))
-    nb = execute("quickstart", dict(given, out=out), _home(out, "demo"))
+    given = check_parameters("quickstart", dict(out=out) | parse_pairs(param or []))
+    nb = execute("quickstart", given, _home(out := given["out"], "demo"))
     result = json.loads((Path(out)/"metrics.json").read_text())
     pictures = ", ".join(str(p) for p in sorted(Path(out).glob("*.png")))
     typer.echo(demo_table(result) + f"\n\nthe whole story: {nb.with_suffix('.html')}\npictures: {pictures}")

@@ -146,7 +146,7 @@ def _save_picture(image, got, path):
 def _refuse_idle(cfg, picture, **flags):
     "Raises `ConfigError` for options that need `--out` and have none, or the other way round."
     lost = [f"--{k}" for k,on in dict(pictures=cfg.pictures != "no", **flags).items() if on]
-    lost += ["--top-k"]*(cfg.top_k != 1)
+    lost += ["--top-k"]*(cfg.top_k != 1) + ["-p upright=false"]*(not cfg.upright)
     if lost and not cfg.out: raise ConfigError(f"{', '.join(lost)}: only with --out")
     if picture and cfg.out: raise ConfigError("--picture: only without --out; there it is --pictures jpg")
 

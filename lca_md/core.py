@@ -42,7 +42,7 @@ class Settings:
 # %% ../nbs/00b_core.ipynb #0c21056c
 @dataclass
 class Config(Settings):
-    "Every setting of a run. The defaults are the released CUB recipe of LCA-MD at DeiT-Tiny size; configs/ holds the thirteen named ones."
+    "Every setting of a run. The defaults are LCA-MD's released CUB recipe at DeiT-Tiny size, with batch 32; configs/ holds the named ones."
     # what is trained, on what
     arch:str = setting("deit_lca_md_tiny_patch16_224", "model name, as registered with timm")
     variant:str = setting("released", "arithmetic of the method", ["released"])
@@ -60,7 +60,7 @@ class Config(Settings):
     epochs:int = setting(60, "passes over the training images")
     max_steps:int = setting(0, "stop after this many optimizer steps (0: no limit)")
     batch_size:int = setting(32, "images per process that are computed at once")
-    accumulate:int = setting(1, "batches whose gradients are summed up for one optimizer step")
+    accumulate:int = setting(1, "batches whose gradients are averaged for one optimizer step")
     lr:float = setting(5e-5, "learning rate at the start")
     lr_steps:list = setting([30], "the rate is cut before every epoch that is a multiple of one of these (the released rule)")
     lr_factor:float = setting(0.1, "factor of each cut")
@@ -115,7 +115,8 @@ def as_bool(v):
 # %% ../nbs/00b_core.ipynb #59f5b5e6
 def as_int(v):
     "`v` as an int; 3.5, True and text that is no whole number raise `ValueError`."
-    if isinstance(v, bool) or float(v) != int(float(v)): raise ValueError(v)
+    if isinstance(v, int) and not isinstance(v, bool): return v
+    if isinstance(v, bool) or not np.isfinite(float(v)) or float(v) != int(float(v)): raise ValueError(v)
     return int(float(v))
 
 # %% ../nbs/00b_core.ipynb #578af86a
@@ -133,9 +134,10 @@ def as_str(v):
 # %% ../nbs/00b_core.ipynb #ef0cb5ab
 def as_list(v):
     "`v` as a list of numbers or strings; comma separated text and single values are accepted."
-    if isinstance(v, str): v = [s.strip() for s in v.strip("[]").split(",") if s.strip()]
-    v = list(v) if isinstance(v, (list, tuple)) else [v]
-    return [_number(x) for x in v]
+    return [_number(x) for x in _items(v)]
+def _items(v):
+    if isinstance(v, str): return [s.strip() for s in v.strip("[]").split(",") if s.strip()]
+    return list(v) if isinstance(v, (list, tuple)) else [v]
 def _number(x):
     try: return as_int(x)
     except (ValueError, TypeError):
@@ -158,7 +160,7 @@ def coerce(name:str, # a field
           ): # the value in the field's type
     "`value` in the type of field `name`. Raises `ConfigError` naming key, type and value."
     f = config_fields(cls)[name]
-    try: value = _coercers[f.type](value)
+    try: value = [str(n) for n in _items(value)] if name == "classes" else _coercers[f.type](value) # the class 007 is not the number 7
     except (ValueError, TypeError, yaml.YAMLError):
         raise ConfigError(f"{where}{name}: expected {f.type.__name__}, got {value!r} ({f.metadata['help']})") from None
     choices = f.metadata["choices"]
@@ -189,6 +191,8 @@ def check_config(cfg:Settings, # changed in place: values are converted to their
     for k in ("epochs", "max_steps", "num_classes", "val_per_class", "seed", "workers", "threads", "lr", "weight_decay",
               "min_lr", "warmup_epochs", "clip_grad", "patience", "save_every"):
         if getattr(cfg, k, 0) < 0: raise ConfigError(f"{k}: must not be negative, got {getattr(cfg, k)}")
+    for k in ("drop", "drop_path", "delta"):
+        if not 0 <= getattr(cfg, k, 0) <= 1: raise ConfigError(f"{k}: must be between 0 and 1, got {getattr(cfg, k)}")
     if not 0 <= getattr(cfg, "ema", 0) < 1: raise ConfigError(f"ema: must be at least 0 and below 1, got {cfg.ema}")
     if not 0 < getattr(cfg, "layer_decay", 1) <= 1: raise ConfigError(f"layer_decay: must be above 0 and at most 1, got {cfg.layer_decay}")
 
@@ -210,7 +214,7 @@ _ineffective = {"SOLVER.START_LR": "the rate came from --lr", "SOLVER.WEIGHT_DEC
 # %% ../nbs/00b_core.ipynb #0e7e367f
 def from_released(d:dict, # the nested dictionary
                  )->tuple[dict, list[str]]: # flat keys of `Config`, and a note per key that is not carried over
-    "Convert the original project's nested configuration. Raises `ConfigError` for keys it never had. (Released code, config section.)"
+    "Convert the original project's nested configuration; keys not carried over, or that it never had, give a note. (Released code, config.)"
     flat = {f"{s}.{k}": v for s,sub in d.items() if isinstance(sub, dict) for k,v in sub.items()}
     out, notes = {new: flat[old] for old,new in _released.items() if old in flat}, []
     if "DATA.DATASET" in flat: out["recipe"] = out["box_rule"] = "ilsvrc" if "ILSVRC" in str(flat["DATA.DATASET"]).upper() else "cub"

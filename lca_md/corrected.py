@@ -86,8 +86,8 @@ def walk_matrix(tokens:torch.Tensor, # [B, D, h, w]
                 power:float=8., # how much similar neighbours are preferred
                )->torch.Tensor: # [B, N, N], rows sum to 1
     "Similarities of neighbouring patches along the directions of SSFM, as shares; every patch is its own neighbour."
-    T = neighbor_matrix(tuple(tokens.shape[-2:]), reach).to(tokens.device) + torch.eye(tokens.shape[-2]*tokens.shape[-1], device=tokens.device)
-    W = T*similarity(tokens.float().flatten(2)).clamp_min(0)**power
+    T = neighbor_matrix(tuple(tokens.shape[-2:]), reach).to(tokens.device)
+    W = T*similarity(tokens.float().flatten(2)).clamp_min(0)**power + torch.eye(len(T), device=tokens.device)
     return W/W.sum(-1, keepdim=True)
 
 # %% ../nbs/16b_corrected.ipynb #3ef8ada5
@@ -150,7 +150,7 @@ def setup_head(self:LCAMDPlus,
     depth = len(self.blocks)
     self.read = [object_block(depth)] if read is None else [int(i) for i in ([read] if isinstance(read, int) else read)]
     if not self.read or not all(0 <= i < depth for i in self.read): raise ConfigError(f"read: {self.read}, but the blocks are 0 to {depth - 1}")
-    TSCAM.setup_head(self, num_classes)
+    TSCAM.setup_head(self, num_classes, variant)
     self.root, self.spread, self.walk, self.reach, self.pooling, self.naming, self.maps = root, spread, walk, reach, pooling, tuple(naming), maps
 
 # %% ../nbs/16b_corrected.ipynb #893cbec5

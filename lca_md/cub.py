@@ -62,6 +62,7 @@ def _look_at_cub(root, t, full, step, workers, report):
         seen |= looks; anew += n
     if anew: report.done.append(f"looked at {anew:,} pictures" + (", and decoded them" if full else ""))
     note_pictures(report, seen)
+    if report.missing: report.stops.append(report.missing.pop()) # CUB's lists still name them
     return seen
 
 # %% ../nbs/03c_cub.ipynb #267cb8b9

@@ -99,7 +99,7 @@ def score_parts(source, # source of maps
                 **how, # keep, thresholds, multi of `LocalizationMetrics`
                )->LocalizationMetrics:
     "Score a split part by part, in memory for one batch and the scores."
-    folder = Path(folder) if folder else None
+    folder, key = Path(folder) if folder else None, dict(key or {}, part=part)
     if folder and folder.is_dir() and _read_key(folder) != key: shutil.rmtree(folder)
     if folder: write_json(folder/"key.json", key)
     bar, total = Progress(len(ds), desc), LocalizationMetrics(ds.size, **how)
@@ -195,8 +195,8 @@ def evaluate(cfg:EvalConfig, # what to measure
     how = dict(keep=min(e["keep"], len(ds.class_names)), thresholds=np.arange(cfg.thresholds)/cfg.thresholds, multi=cfg.multi)
     if cfg.thresholds == len(THRESHOLDS): how["thresholds"] = THRESHOLDS
     key = dict(config=cfg.to_dict() | dict(device="", workers=0, threads=0, out=""), digest=_digest(ds, *e["files"]))
-    m = score_parts(e["source"], ds, out/"parts", key, desc=f"evaluate {cfg.split}", **how)
     val = val_set(cfg, e["train"], ds)
+    m = score_parts(e["source"], ds, out/"parts", key, desc=f"evaluate {cfg.split}", **how)
     threshold, rule = _val_thresholds(cfg, e, val, how)
     about = dict(checkpoint="" if cfg.maps else cfg.checkpoint, maps=cfg.maps, name=e["name"], threshold_rule=rule)
     result = about | summarize(m, ds, val, threshold, e["fixed"], cfg.split)

@@ -111,7 +111,7 @@ def own_boxes(drawn:list[Drawn], # of one picture
 def coco_tables(files:list[Path], # COCO files
                 names:list[str], # the pictures' paths below the data folder
                )->dict[str, list[Drawn]]: # path -> boxes
-    "Which picture each entry of the COCO files means. Raises `DataError` if none, or more than one, fits."
+    "Which picture each entry of the COCO files means. Raises `DataError` if no entry fits at all, or one fits several pictures."
     by_name, out = {}, {}
     for n in names: by_name.setdefault(n.rsplit("/", 1)[-1], []).append(n)
     for file in files:

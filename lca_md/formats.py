@@ -113,7 +113,7 @@ def csv_text(rows:list)->str: # a line per box; an image without a box has one l
 
 # %% ../nbs/31_formats.ipynb #8bf6d04f
 def put_file(path:Path, data:bytes):
-    "Write a small file, whole or not at all. Unlike `atomic_write` it does not wait for the disk: the journal can make it again."
+    "Write a small file, whole or not at all. Unlike `atomic_write` it does not wait for the disk."
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.tmp")
     tmp.write_bytes(data)
@@ -151,7 +151,7 @@ def _yolo_head(rows, names, out, root):
     "classes.txt, images.txt, data.yaml, and the link to the images."
     put_file(out/"classes.txt", "".join(f"{n}\n" for n in names).encode())
     put_file(out/"images.txt", "".join(f"./images/{r['image']}\n" for r in rows).encode())
-    head = dict(path=".", train="images.txt", val="images.txt", names=dict(enumerate(names)))
+    head = dict(train="images.txt", val="images.txt", names=dict(enumerate(names)))
     put_file(out/"data.yaml", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).encode())
     try: (out/"images").is_symlink() or (out/"images").symlink_to(os.path.relpath(root, out), target_is_directory=True)
     except OSError: pass  # a system without links: put the images there by hand

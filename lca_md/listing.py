@@ -89,11 +89,13 @@ def read_labels(path:str|Path, # CSV with the columns image and label (others ar
                 names:list[str], # class names
                )->dict[str, int]: # image -> class
     "Classes from a table. Raises `DataError` naming file and line."
-    try: lines = list(csv.DictReader(Path(path).read_text(encoding="utf-8-sig").splitlines()))
+    try:
+        table = csv.DictReader(Path(path).read_text(encoding="utf-8-sig").splitlines())
+        lines = [(table.line_num, line) for line in table]
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise DataError(f"{path} cannot be read as CSV ({e}); labels takes predict, folder, or a CSV file") from None
     out = {}
-    for n,line in enumerate(lines, 2):
+    for n,line in lines:
         if not line.get("image") or not line.get("label"): raise DataError(f"{path}, line {n}: the columns image and label are needed, and not empty")
         if line["image"] in out: raise DataError(f"{path}, line {n}: {line['image']} was labelled before; delete one of the two lines")
         try: out[line["image"]] = class_index(names, line["label"])

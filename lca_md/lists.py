@@ -87,7 +87,8 @@ def read_lines(path:Path, # a text file, UTF-8
     "The lines of a text file. Raises `DataError` if it is missing or not text."
     try: return path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
-        raise DataError(f"{path} is missing; a folder in CUB's layout has images/ and {', '.join(CUB_LISTS)}: unpack the archive again") from None
+        layout = f"a folder in CUB's layout has images/ and {', '.join(CUB_LISTS)}: unpack the archive again"
+        raise DataError(f"{path} is missing; {layout if path.name in CUB_LISTS else 'restore it'}") from None
     except (OSError, UnicodeDecodeError) as e: raise DataError(f"{path} cannot be read as text ({e}); restore it from the archive") from None
 
 # %% ../nbs/02b_lists.ipynb #58692d62

@@ -30,7 +30,7 @@ Params = Annotated[Optional[list[str]], Option("-p", "--param", help="a setting,
 
 # %% ../nbs/33b_options.ipynb #5ad42b24
 TrainConfig = Annotated[str, Option("--config", "--config_file", help="YAML file, or a shipped name: CUB/deit_lca_md_small_patch16_224")]
-TrainData = Annotated[str, Option(help="CUB, ILSVRC, SynthBirds, or a folder with one of images per class (short for -p data=...)")]
+TrainData = Annotated[str, Option(help="folder of CUB, ILSVRC or SynthBirds, or one with a folder per class (short for -p data=...)")]
 Rate = Annotated[str, Option(help="learning rate (short for -p lr=...)")]
 
 # %% ../nbs/33b_options.ipynb #0dd86f0b

@@ -69,7 +69,7 @@ class LocalizationMetrics:
     def __init__(self,
                  size:int|tuple[int, int]=224, # side, or (height, width), of the pixel grid that the true boxes live on
                  thresholds:np.ndarray|None=None, # [T] increasing, in [0, 1); None: `THRESHOLDS`
-                 keep:int=5, # predicted classes whose maps are scored; 1 is 3 to 5 times faster, and enough for all but protocol "released"
+                 keep:int=5, # predicted classes whose maps are scored; 1 is 3 to 5 times faster, without top-5 values and protocol "released"
                  multi:bool=False, # also score all contours of the true class's map (MaxBoxAccV2)
                 ):
         self.size = (size, size) if isinstance(size, int) else tuple(size)
@@ -150,14 +150,16 @@ def update(self:LocalizationMetrics,
            boxes=None, # per image [n, 4] int xyxy in network pixels, n >= 1; None: classification only
            masks=None, # per image [H, W]: 1 object, 0 background, 255 ignored; or None
           ):
-    "Add a batch of images. Raises `DataError` for NaN, a label out of range, or an image without a box."
+    "Add a batch of images. Raises `DataError` for NaN, a label that is negative or not among the logits, or an image without a box."
     label = to_numpy(labels).astype(int).reshape(-1)
     top = np.zeros((len(label), 0), dtype=int) if logits is None else top_classes(logits, self.keep)
-    if len(label) and logits is not None and not 0 <= label.min() <= label.max() < np.shape(logits)[1]:
+    if len(label) and label.min() < 0: raise DataError(f"labels go from {label.min()}; the first class is 0")
+    if len(label) and logits is not None and label.max() >= np.shape(logits)[1]:
         raise DataError(f"labels go from {label.min()} to {label.max()}, but the logits have {np.shape(logits)[1]} classes")
     row = dict(label=label, top=top)
     if boxes is not None:
         boxes = _check_boxes(boxes, len(label))
+        if masks is not None and len(masks) != len(label): raise DataError(f"{len(label)} images, but masks for {len(masks)}")
         row |= self._measure(cams, np.concatenate([label[:, None], top], 1), boxes, masks)
     self._add({k: np.asarray(v) for k, v in row.items()})
 

@@ -136,6 +136,7 @@ def class_list(root:Path, # the data folder
         names = read_list(file)
         if list(names) != list(range(len(names))): raise DataError(f"{file} must count from 0 without gaps; write it again")
         return [line.value for line in names.values()]
+    if not labels: raise DataError(f"{root/'metadata'}: {METADATA[1]} is empty; restore it")
     count, folders = max(v[0].value for v in labels.values()) + 1, {}
     for path, (line, *_) in labels.items(): folders.setdefault(line.value, set()).add(Path(path).parent.name)
     unique = {f for fs in folders.values() for f in fs}
@@ -172,6 +173,7 @@ def metadata_records(root:Path, # the data folder
                     )->list[Record]:
     "The records of one split. Raises `DataError` naming file and line."
     ids = [line.strip() for line in read_lines(folder/METADATA[0]) if line.strip()]
+    if len(set(ids)) < len(ids): raise DataError(f"{folder/METADATA[0]} names a picture twice; delete one of the two lines")
     labels, sizes, boxes = _path_tables(folder)
     place, none, out = picture_finder(root, ids[0], folder/METADATA[0]) if ids else None, np.zeros((0, 4)), []
     for name in ids:
@@ -187,11 +189,14 @@ def metadata_records(root:Path, # the data folder
 # %% ../nbs/02c_records.ipynb #cb493b03
 def load_metadata(root:str|Path, # folder with metadata/train, metadata/val or metadata/test
                  )->tuple[dict[str, list[Record]], list[str]]: # split -> records; class names
-    "Read lists by path (Choe et al. 2020): ILSVRC as chapter 03 prepares it, CUBV2, ImageNetV2. Raises `DataError`; warns of clipped boxes."
+    "Read lists by path (Choe et al. 2020): ILSVRC as chapter 03e prepares it, CUBV2, ImageNetV2. Raises `DataError`; warns of clipped boxes."
     root = Path(root)
     there = [s for s in ("train", "val", "test") if (root/"metadata"/s/METADATA[0]).is_file()]
     if not there: raise DataError(f"{root/'metadata'} has none of train/, val/, test/ with {METADATA[0]}; restore the lists")
     names = class_list(root, read_paths(root/"metadata"/there[0]/METADATA[1], parse_int, 1))
     parts = {s: metadata_records(root, root/"metadata"/s, names) for s in there}
+    for s, t in (("train", "val"), ("train", "test"), ("val", "test")):
+        both = {r.name for r in parts.get(s, [])} & {r.name for r in parts.get(t, [])}
+        if both: raise DataError(f"{root/'metadata'}: {min(both)} is in {s} and in {t}; delete it from one of them")
     for s, records in parts.items(): warn_clipped(root/"metadata"/s/METADATA[3], records)
     return parts, names

@@ -127,7 +127,7 @@ def setup_head(self:SAT,
     self.spatial_blocks = min(3, depth) if blocks is None else blocks
     if not 1 <= self.spatial_blocks <= depth: raise ConfigError(f"blocks: must be 1 to {depth}, got {blocks}")
     if not 0 < area < 1: raise ConfigError(f"area: must be between 0 and 1, got {area}")
-    TSCAM.setup_head(self, num_classes)
+    TSCAM.setup_head(self, num_classes, variant)
     self.area, self.weights = area, tuple(weights)
     self.spatial_token = nn.Parameter(torch.zeros_like(self.cls_token))
     nn.init.trunc_normal_(self.spatial_token, std=.02)

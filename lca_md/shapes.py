@@ -21,7 +21,7 @@ def _basis(n): t = np.arange(n)/n; return .5*np.stack([2*t**2-t-t**3, 2-5*t**2+3
 def spline(pts, # [m, 2] control points
            n:int=8, # points per segment
            closed:bool=True, # come back to the first point
-          )->np.ndarray: # [segments*n, 2] points of the curve
+          )->np.ndarray: # [segments*n, 2] points of the curve; an open one stops just short of its last point
     "Catmull-Rom spline through `pts`."
     p = np.asarray(pts, float); m = len(p)
     if not closed: p = np.vstack([p, 2*p[-1]-p[-2], 2*p[0]-p[1]]); m = m-1
@@ -111,7 +111,7 @@ HEAD = np.array([.30, -.44])
 
 def turn_head(pts, # [n, 2] points
               yaw:float, # 1: profile, looking ahead; -1: looking back
-              pitch:float, # radians; > 0 nods downwards
+              pitch:float, # radians; > 0 nods downwards if yaw > 0
              )->np.ndarray: # [n, 2]
     "Turn points about the head's centre."
     c, s = math.cos(pitch), math.sin(pitch)
@@ -214,7 +214,7 @@ def raised_wing(w:dict, # plumage["wing"]
 
 # %% ../nbs/01b_shapes.ipynb #df0ae0ac
 def leg_shapes(rgb)->list: # `Shape`s
-    "Two legs with three toes each, down to y = 0.56."
+    "Two legs with three toes each, down to y = 0.60."
     out = []
     for x,f in ((.10,.86), (-.02,1.)):
         foot = np.array([x+.03, .545]); toes = (((.075,.012),(.09,.04)), ((.035,.02),(.04,.055)), ((-.055,.015),(-.065,.045)))

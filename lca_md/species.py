@@ -127,7 +127,7 @@ def random_species(seed:int, # any number >= 0
 def species_table(n:int=8, # how many
                   seed:int|None=None, # None: the demo's eight first; a number: only made-up ones, disjoint from the demo's
                  )->tuple: # n `Species`
-    "A tuple of `n` species: the demo's eight, or `n` made-up ones."
+    "A tuple of `n` species: the demo's first, then made-up ones; with a seed, made-up ones only."
     if n < 1: raise ConfigError(f"a species table needs at least one species, not {n}")
     if seed is None: return DEMO[:n] + tuple(random_species(i) for i in range(n-len(DEMO)))
     return tuple(random_species(seed*100_003+i) for i in range(n))

@@ -9,6 +9,7 @@ __all__ = ['SPLITS', 'LAYOUTS', 'LOOKED_FOR', 'draw_lots', 'val_quota', 'split_v
 # %% ../nbs/02f_splits.ipynb #f7259790
 import hashlib, warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from .core import DataError
@@ -71,9 +72,7 @@ def keep_classes(records:list, # with labels that count in `every`
     "The records of some classes, with labels from 0 without gaps."
     if names == every: return records
     new = {every.index(n): k for k, n in enumerate(names)}
-    kept = [r for r in records if r.label in new]
-    for r in kept: r.label = new[r.label]
-    return kept
+    return [replace(r, label=new[r.label]) for r in records if r.label in new]
 
 # %% ../nbs/02f_splits.ipynb #aa1ef8e2
 def _cub_parts(root, classes):
@@ -91,7 +90,7 @@ def open_parts(root:str|Path, # the data folder
                boxes_from:str="auto", # class folders: where the boxes come from
                classes=None, # names of the classes to use; None or empty: all
               )->tuple[dict[str, list[Record]], list[str]]: # "train" and what there is of "val" and "test"; class names
-    "All records of a folder, in any layout. Raises `DataError`."
+    "All records of a folder, in any layout. Raises `DataError` or `ConfigError`."
     root = Path(root)
     check_choice("layout", layout, LAYOUTS)
     if layout == "auto": layout = find_layout(root)
@@ -134,7 +133,7 @@ def open_split(root:str|Path, # the data folder
                per_class:int|None=None, # at most so many images of each class; None: all
                boxes_from:str="auto", # class folders: where the boxes come from
               )->tuple[list[Record], list[str]]: # records and class names
-    "The records of one split. Raises `DataError`, also if the split is empty or missing."
+    "The records of one split. Raises `DataError`, also if the split is empty or missing, and `ConfigError` for an unknown name."
     check_choice("split", split, SPLITS)
     parts, names = open_parts(root, layout, boxes_from, classes)
     if "val" not in parts: parts["train"], parts["val"] = split_val(parts.get("train", []), val_per_class, val_seed)

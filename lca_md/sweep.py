@@ -23,7 +23,12 @@ from .states import Stopped
 def alternatives(text:str, # "1,2,3" or "[30, 50],[40]"
                 )->list[str]:
     "Split at the commas outside brackets and braces."
-    return [v.strip() for v in re.split(r",(?![^\[{]*[\]}])", text) if v.strip()]
+    depth, out = 0, [""]
+    for c in text:
+        depth += (c in "[{") - (c in "]}")
+        if c == "," and not depth: out.append("")
+        else: out[-1] += c
+    return [v.strip() for v in out if v.strip()]
 
 # %% ../nbs/32b_sweep.ipynb #b33264f9
 def grid(pairs:dict[str, str], # setting -> alternatives
@@ -147,7 +152,7 @@ def collect(paths, # as `run_folders`
            )->tuple[list[dict], list[str], str]: # a row per run; names of the settings that vary; protocol
     "The numbers of several runs. Raises `ConfigError` if a run has none, or their protocols differ."
     folders = run_folders(paths)
-    configs = [yaml.safe_load((f/"config.yaml").read_text()) for f in folders]
+    configs = [{**Config().to_dict(), **yaml.safe_load((f/"config.yaml").read_text())} for f in folders]
     varies = [k for k in configs[0] if k not in _no_matter and len({json.dumps(c.get(k)) for c in configs}) > 1]
     got = [_numbers(f) for f in folders]
     lost = [str(f) for f,g in zip(folders, got) if g is None]

@@ -188,7 +188,7 @@ def write_synthbirds(root, # folder to make; its parent is made where it is miss
                      n_test:int, # test images
                      seed:int=0, # of the data set
                      size:int=224, # pixels, square
-                     workers:int|None=None, # processes; None: one per core; 0: this process
+                     workers:int|None=None, # processes; None: one per core, at most 16 (below 64 images: this process); 0: this process
                      table:tuple|None=None, # species; None: the demo's eight
                      dials:dict|None=None, # fix some dials for all images
                     )->Path: # root

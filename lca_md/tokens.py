@@ -107,7 +107,7 @@ def _as_maps(values):
 
 # %% ../nbs/22c_tokens.ipynb #69a333ef
 @styled
-def show_tokens(values, # [N] or [h, w] one number per patch; [n, h, w] or a list: several
+def show_tokens(values, # [N] (N a square) or [h, w] one number per patch; [n, h, w] or a list: several
                 titles=None, # one per picture
                 image=None, # shown first, if given
                 shared:bool=False, # one colour scale for all
@@ -121,7 +121,7 @@ def show_tokens(values, # [N] or [h, w] one number per patch; [n, h, w] or a lis
     fig, axes = subplots(rows, cols, size=(side * cols, rows * (side + .15)), squeeze=False)
     low, high = (np.min(v), np.max(v)) if shared else (None, None)
     for ax in axes.flat: bare(ax)
-    for ax, cell, name in zip(axes.flat, first + v, names):
+    for ax, cell, name in zip(axes.flat, first + v, names + [""] * len(v)):
         ax.imshow(cell, cmap=HEAT, vmin=low, vmax=high)
         ax.set_title(name, fontsize=8.5)
     return fig

@@ -132,7 +132,7 @@ def environment()->dict: # plain values
     def git(*args): return subprocess.run(["git", *args], cwd=Path(lca_md.__file__).parent, capture_output=True, text=True).stdout.strip()
     libs = "torch torchvision timm accelerate numpy opencv-python pillow safetensors".split()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    try: revision = git("rev-parse", "HEAD") + (" (changed)" if git("status", "--porcelain", "--", "..") else "")
+    try: revision = git("ls-files", "__init__.py") and git("rev-parse", "HEAD") + (" (changed)" if git("status", "--porcelain", "--", "..") else "")
     except OSError: revision = ""
     return dict(lca_md=lca_md.__version__, revision=revision, python=sys.version.split()[0], platform=platform.platform(),
                 cpus=os.cpu_count(), threads=torch.get_num_threads(), gpus=gpus, **{k: metadata.version(k) for k in libs})

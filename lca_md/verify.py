@@ -117,7 +117,7 @@ def count(self:Report, split:str, # its name
           classes:list, # the class of each picture
           boxes:list, # how many boxes each has
           expected:int): # pictures of the whole set
-    "Add the numbers of one split; fewer than expected is noted."
+    "Add the numbers of one split, beside the number of the whole set."
     per = Counter(classes)
     self.per_class[split] = dict(sorted(per.items()))
     self.splits[split] = dict(pictures=len(classes), expected=expected, classes=len(per), boxed=sum(b > 0 for b in boxes), boxes=sum(boxes),
