@@ -172,10 +172,12 @@ def metadata_records(root:Path, # the data folder
                      names:list[str], # class names
                     )->list[Record]:
     "The records of one split. Raises `DataError` naming file and line."
-    ids = [line.strip() for line in read_lines(folder/METADATA[0]) if line.strip()]
-    if len(set(ids)) < len(ids): raise DataError(f"{folder/METADATA[0]} names a picture twice; delete one of the two lines")
+    ids = {} # name -> its line
+    for n, line in enumerate(read_lines(folder/METADATA[0]), 1):
+        if (name := line.strip()) and ids.setdefault(name, n) != n:
+            raise DataError(f"{folder/METADATA[0]}, line {n}: {name} is on line {ids[name]} already; delete one of the two")
     labels, sizes, boxes = _path_tables(folder)
-    place, none, out = picture_finder(root, ids[0], folder/METADATA[0]) if ids else None, np.zeros((0, 4)), []
+    place, none, out = picture_finder(root, next(iter(ids)), folder/METADATA[0]) if ids else None, np.zeros((0, 4)), []
     for name in ids:
         if name not in labels: raise DataError(f"{folder/METADATA[1]} has no line for {name}, which is in image_ids.txt; restore the file")
         label, n = labels[name][0]

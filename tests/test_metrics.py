@@ -241,13 +241,14 @@ def test_gather_merges_all_ranks(monkeypatch):
 
 
 def test_maps_from_a_folder(tmp_path, forty):
-    (tmp_path / "deep").mkdir()
-    for i in range(6): np.save(tmp_path / ("deep" if i % 2 else ".") / f"image{i}.npy", GOLDEN["cams"][i])
+    (tmp_path / "class").mkdir()
+    for i in range(6): np.save(tmp_path / ("class" if i % 2 else ".") / f"image{i}.npy", GOLDEN["cams"][i])
     folder, m = MapFolder(tmp_path), LocalizationMetrics()
     names = [f"class/image{i}.jpg" for i in range(6)]
     m.update(folder.batch(names), GOLDEN["logits"][:6], GOLDEN["labels"][:6], TRUTH[:6])
     assert m.compute("released") == measure(slice(0, 6)).compute("released")
     assert folder.missing([*names, "other.jpg"]) == ["other.jpg"]
+    assert folder.missing(["class2/image0.jpg", "class2/image1.jpg"]) == ["class2/image1.jpg"], "another class's map is not this image's"
     np.save(tmp_path / "one.npy", GOLDEN["cams"][0, 0])
     one = LocalizationMetrics(keep=1)
     one.update(MapFolder(tmp_path).batch(["one"]), GOLDEN["logits"][:1], GOLDEN["labels"][:1], TRUTH[:1])
