@@ -126,7 +126,8 @@ def require(self:MapFolder, names, what:str="images"):
     "Raises `DataError` with the number and the first names of the missing maps."
     gone = self.missing(names)
     first = ", ".join(gone[:5]) + (" ..." if len(gone) > 5 else "")
-    if gone: raise DataError(f"{self.folder} has no map for {len(gone)} of {len(names)} {what}: {first}; a map lies at the top, or in its image's folder")
+    where = "a map lies at the top, or in its image's folder"
+    if gone: raise DataError(f"{self.folder} has no map for {len(gone)} of {len(names)} {what}: {first}; {where}")
 
 # %% ../nbs/21e_metrics.ipynb #3d8fafe0
 @patch
