@@ -7,8 +7,8 @@ __all__ = ['DIAL_EDGES', 'EvalConfig', 'open_for_eval', 'model_source', 'folder_
            'evaluation_folder', 'evaluate', 'summarize', 'dial_table']
 
 # %% ../nbs/30b_evaluate.ipynb #18008493
-import copy, hashlib, json, shutil
-from dataclasses import dataclass
+import copy, hashlib, json, re, shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -99,13 +99,14 @@ def score_parts(source, # source of maps
                 **how, # keep, thresholds, multi of `LocalizationMetrics`
                )->LocalizationMetrics:
     "Score a split part by part, in memory for one batch and the scores."
-    folder, key = Path(folder) if folder else None, dict(key or {}, part=part)
-    if folder and folder.is_dir() and _read_key(folder) != key: shutil.rmtree(folder)
+    masks = all(r.mask is not None for r in ds.records)
+    folder, key = Path(folder) if folder else None, dict(key or {}, part=part, masks=masks)
+    if folder and folder.is_dir() and _read_key(folder) != key: _discard(folder)
     if folder: write_json(folder/"key.json", key)
     bar, total = Progress(len(ds), desc), LocalizationMetrics(ds.size, **how)
     for a in range(0, len(ds), part):
         some, file = copy.copy(ds), folder and folder/f"{a:07d}.npz"
-        some.records = ds.records[a:a+part]
+        some.records = ds.records[a:a+part] if masks else [replace(r, mask=None) for r in ds.records[a:a+part]]
         if file and file.is_file():
             total.merge(LocalizationMetrics.load(file))
             bar.step(len(some))
@@ -117,6 +118,12 @@ def score_parts(source, # source of maps
 
 # %% ../nbs/30b_evaluate.ipynb #b0b428c3
 def _read_key(folder): return json.loads((folder/"key.json").read_text()) if (folder/"key.json").is_file() else None
+def _discard(folder):
+    "Delete the parts of another evaluation. Raises `DataError` if the folder holds something else."
+    ours = re.compile(r"\.?\d{7,}\.npz(\.\d+\.tmp)?|\.?key\.json(\.\d+\.tmp)?")
+    other = [f.name for f in folder.iterdir() if not ours.fullmatch(f.name)]
+    if other: raise DataError(f"{folder} holds {other[0]}, which is no part of an evaluation; choose another folder (out)")
+    shutil.rmtree(folder)
 def _score(source, ds, bar, **how):
     "One part. Masks are used if every image has one."
     m, masks = LocalizationMetrics(ds.size, **how), all(r.mask is not None for r in ds.records)
@@ -158,6 +165,14 @@ def _open_maps(cfg):
                 logits=logits, fixed=cfg.fixed_threshold if cfg.fixed_threshold >= 0 else None, name=Path(cfg.maps).name, keep=5 if logits else 0)
 
 # %% ../nbs/30b_evaluate.ipynb #00569e43
+def _without_map(folder, measured, val): # records
+    "The val images without a map that is no other image's."
+    used, gone = {folder.path(r.name): r.path for r in measured}, []
+    for r in val:
+        try: file = folder.path(r.name)
+        except DataError: file = None # several are named like it, and none lies in its folder
+        if file is None or used.setdefault(file, r.path) != r.path: gone.append(r.name)
+    return gone
 def _open_checkpoint(cfg):
     model, card, ds, device = open_for_eval(cfg)
     train = Config.from_dict(card["config"])
@@ -169,10 +184,13 @@ def _open_checkpoint(cfg):
 def _val_thresholds(cfg, e, val, how):
     "Thresholds for the `val` rows (or None), and a sentence on where they come from."
     where, n = cfg.val_data or cfg.data or e["train"].data, len(val)
-    if e["card"] and not cfg.val_data: return e["card"]["threshold"], e["card"]["threshold_rule"]
+    if e["card"] and not cfg.val_data:
+        rule = e["card"]["threshold_rule"]
+        return (None, f"no val rows: {rule}") if rule.startswith("fixed_threshold") else (e["card"]["threshold"], rule)
+    if not val.has_boxes: return None, f"no val rows: the val split of {where} ({n} images) has no boxes"
     source = e["source"]
     if not e["card"]:
-        gone = e["folder"].missing([r.name for r in val.records])
+        gone = _without_map(e["folder"], e["ds"].records, val.records)
         if gone: return None, f"no val rows: {cfg.maps} lacks {len(gone)} of {n} maps of the val split of {where}"
         ranked = e["logits"] and all(_bare(r.name) in e["logits"] for r in val.records)
         source = folder_source(e["folder"], cfg.batch_size, e["logits"] if ranked else None)
@@ -180,6 +198,14 @@ def _val_thresholds(cfg, e, val, how):
     return chosen_thresholds(m), f"best GT-known on the val split of {where} ({n} images)"
 
 # %% ../nbs/30b_evaluate.ipynb #34178f28
+def _check_swept(cfg, e, thresholds):
+    "Raises `ConfigError` for a threshold of the table that will not be swept, before anything is measured."
+    if cfg.thresholds < 1: raise ConfigError(f"thresholds: must be at least 1, got {cfg.thresholds}")
+    ask = {} if e["fixed"] is None else {"fixed_threshold": e["fixed"]}
+    if e["card"] and not cfg.val_data: ask |= {f"the checkpoint's threshold ({k} map)": t for k, t in e["card"]["threshold"].items()}
+    for name, t in ask.items():
+        if np.abs(thresholds - t).min() > 1e-6:
+            raise ConfigError(f"{name}: {t:g} is not among the {cfg.thresholds} from 0, {1/cfg.thresholds:g} on; set thresholds to 100 or 1000")
 def evaluation_folder(cfg:EvalConfig)->Path: # `out`, or what stands for it
     "Where the results go; an unfinished evaluation has a folder `parts` there."
     if cfg.out: return Path(cfg.out)
@@ -194,6 +220,7 @@ def evaluate(cfg:EvalConfig, # what to measure
     ds, out = e["ds"], evaluation_folder(cfg)
     how = dict(keep=min(e["keep"], len(ds.class_names)), thresholds=np.arange(cfg.thresholds)/cfg.thresholds, multi=cfg.multi)
     if cfg.thresholds == len(THRESHOLDS): how["thresholds"] = THRESHOLDS
+    _check_swept(cfg, e, how["thresholds"])
     key = dict(config=cfg.to_dict() | dict(device="", workers=0, threads=0, out=""), digest=_digest(ds, *e["files"]))
     val = val_set(cfg, e["train"], ds)
     m = score_parts(e["source"], ds, out/"parts", key, desc=f"evaluate {cfg.split}", **how)
@@ -225,9 +252,11 @@ def summarize(m:LocalizationMetrics, # a measured split
              )->dict: # what metrics.json holds
     "Every number that a split gives, each with its protocol."
     truth = [ds.boxes(i) for i in range(len(ds))]
-    floors = [whole_image_baseline(truth, ds.size), best_centred_baseline([val.boxes(i) for i in range(len(val))], truth, ds.size)]
+    floors = [whole_image_baseline(truth, ds.size)]
+    if val.has_boxes: floors.append(best_centred_baseline([val.boxes(i) for i in range(len(val))], truth, ds.size))
     ranked, standard = m._get("top").shape[1], np.array_equal(m.thresholds, THRESHOLDS)
-    p = Protocol("gt", "val", threshold["gt"], split) if threshold else Protocol("gt", "oracle", None, split)
+    rule, t = ("val", threshold["gt"]) if threshold else ("oracle", None) if fixed is None else ("fixed", fixed)
+    p = Protocol("gt", rule, t, split)
     return dict(split=split, images=len(ds), thresholds=len(m.thresholds), val_threshold=threshold, table=m.table(threshold, fixed, split),
                 floors=floors, released=m.compute("released") if ranked >= 5 and standard else None, dials=dial_table(m, ds, p),
                 errors=m.errors(p) if ranked else None, intervals=dict(protocol=str(p), level=95, **m.intervals(p)), by_size=m.by_size(p))

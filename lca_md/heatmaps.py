@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from .boxes import best_iou, largest_box, largest_boxes, normalize_map, resize_maps, to_numpy, trace
+from .boxes import best_iou, box_area, largest_box, largest_boxes, normalize_map, resize_maps, to_numpy, trace
 from .style import FAINT, FOUND, HEAT, MISSED, MUTED, TRUTH, Picture, bare, canvas, styled, subplots
 
 # %% ../nbs/22b_heatmaps.ipynb #e95730fd
@@ -202,11 +202,14 @@ def show_steps(levels:np.ndarray, # [H, W] uint8 map
 def _iou_curve(ax, levels, truth):
     "The IoU of the box at every threshold; filled where it is at least 0.5."
     t = np.arange(0, 1, .01)
-    iou = best_iou(largest_boxes(levels[None], t)[0], truth)
-    ax.fill_between(t, iou, .5, where=iou >= .5, alpha=.2, lw=0)
-    ax.plot(t, iou)
-    ax.axhline(.5, color=MUTED, lw=1, ls=(0, (4, 3)))
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="threshold, as a fraction of the map's maximum", ylabel="IoU")
+    boxes = largest_boxes(levels[None], t)[0]
+    y = box_area(boxes) / levels.size if truth is None else best_iou(boxes, truth)
+    if truth is not None:
+        ax.fill_between(t, y, .5, where=y >= .5, alpha=.2, lw=0)
+        ax.axhline(.5, color=MUTED, lw=1, ls=(0, (4, 3)))
+    ax.plot(t, y)
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="threshold, as a fraction of the map's maximum",
+           ylabel="area, share of the picture" if truth is None else "IoU")
 
 # %% ../nbs/22b_heatmaps.ipynb #92e94301
 @styled

@@ -77,7 +77,7 @@ def load(cls:LocalizationMetrics, path:str|Path)->LocalizationMetrics:
     "Read what `save` wrote. Raises `DataError` if the file is damaged."
     try:
         with np.load(path, allow_pickle=False) as z: return cls().load_state_dict({k: z[k] for k in z.files})
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as e:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error) as e:
         raise DataError(f"{path} is not a file that LocalizationMetrics.save wrote ({e})") from e
 
 # %% ../nbs/21e_metrics.ipynb #457265cf
@@ -128,6 +128,10 @@ def require(self:MapFolder, names, what:str="images"):
     first = ", ".join(gone[:5]) + (" ..." if len(gone) > 5 else "")
     where = "a map lies at the top, or in its image's folder"
     if gone: raise DataError(f"{self.folder} has no map for {len(gone)} of {len(names)} {what}: {first}; {where}")
+    owner = {}
+    for n in names:
+        if (other := owner.setdefault(self.path(n), n)) != n:
+            raise DataError(f"{self.path(n)} would be the map of {other} and of {n}; put maps into folders, {Path(n).with_suffix('.npy')}")
 
 # %% ../nbs/21e_metrics.ipynb #3d8fafe0
 @patch
@@ -142,13 +146,19 @@ def _open(self:MapFolder, name):
     if path is None: raise DataError(f"no map {Path(name).stem}.npy for the image {name}")
     try: m = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as e: raise DataError(f"{path} is not a map that numpy.save wrote ({e})") from e
+    if not isinstance(m, np.ndarray): raise DataError(f"{path} is an archive of arrays; save one map with numpy.save")
     if m.ndim not in (2, 3) or m.dtype.kind not in "fui": raise DataError(f"{path}: a map has the shape [h, w] or [K, h, w], not {m.shape} {m.dtype}")
     return m
 
 # %% ../nbs/21e_metrics.ipynb #f5f66602
 class _MapBatch:
     def __init__(self, maps, names): self.maps, self.names = maps, names
-    def maps_for(self, classes): return np.stack([self._pick(*args) for args in zip(self.maps, self.names, classes)])
+    def maps_for(self, classes):
+        for m, name in zip(self.maps, self.names):
+            if m.shape[-2:] != self.maps[0].shape[-2:]:
+                raise DataError(f"the map of {name} has {m.shape[-2]} x {m.shape[-1]} numbers, that of {self.names[0]} "
+                                f"{self.maps[0].shape[-2]} x {self.maps[0].shape[-1]}: bring all maps to one size, or use batch_size=1")
+        return np.stack([self._pick(*args) for args in zip(self.maps, self.names, classes)])
     def _pick(self, m, name, ks):
         if m.ndim == 2: return np.broadcast_to(m, (len(ks), *m.shape))
         if len(m) == 1: return np.broadcast_to(m[0], (len(ks), *m.shape[1:]))

@@ -168,6 +168,8 @@ def update(self:LocalizationMetrics,
 def _add(self:LocalizationMetrics, row):
     if not len(row["label"]): return
     if self._rows and self._rows[0].keys() != row.keys(): raise DataError("some images came with boxes (or masks) and some without")
+    if self._rows and any(self._rows[0][k].shape[1:] != v.shape[1:] for k, v in row.items()):
+        raise DataError("some images came with logits and some without, or with fewer classes")
     self._rows.append(row)
 @patch
 def _get(self:LocalizationMetrics, name):
@@ -184,7 +186,10 @@ def best_ious(self:LocalizationMetrics,
               map:str="gt", # "gt": true class's map; "pred": map of the top-1 class; "multi": best of all contours of the gt map
              )->np.ndarray: # [N, T] float32
     "IoU of each image's box with its best true box, at every threshold."
-    return self._get("pred")[:, 0] if map == "pred" else self._get(map)
+    got = self._get(map)
+    if map == "multi" and not self.multi: raise LcaError("all contours were not scored: LocalizationMetrics(multi=True)")
+    if map == "pred" and not got.shape[1]: raise LcaError("these images came without logits: only the true class's map (gt) can be measured")
+    return got[:, 0] if map == "pred" else got
 
 # %% ../nbs/21b_protocols.ipynb #bab6daf5
 @patch

@@ -139,6 +139,8 @@ def _released(self:LocalizationMetrics):
     "The released evaluation, number for number; note what it calls GT-Known."
     ranked = self._ranked() if len(self) else self.keep
     if ranked < 5: raise LcaError("protocol 'released' needs the maps of five predicted classes: LocalizationMetrics(keep=5)")
+    if (t := len(self.thresholds)) > 1 and not np.allclose(self.thresholds, .01 * np.arange(t)):
+        raise LcaError("protocol 'released' counts thresholds in steps of 0.01 from 0: LocalizationMetrics(thresholds=None)")
     n, right, (det, loc), tops = len(self), self._get("top") == self._get("label")[:, None], self._released_counts(), (1, 5)
     out = {f"cls_acc_top-{k}": 100 * right[:, :k].any(1).sum() / n for k in tops}
     out |= {f"GT-Known_top-{k}": 100 * det[.5, k].max() / n for k in tops}

@@ -166,7 +166,7 @@ class Table:
 # %% ../nbs/22_style.ipynb #88273510
 @patch
 def _embolden(self:Table, j, values):
-    best = max((v for v in values if v is not None), default=None)
+    best = max((v for v in values if v is not None and v == v), default=None) # NaN is a missing number
     for row, v in zip(self.rows, values):
         if v is not None and v == best: row[j] = f"**{row[j]}**"
 @patch

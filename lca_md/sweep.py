@@ -134,7 +134,8 @@ def _numbers(folder):
     "Protocol and numbers of one run: of test if evaluated, else of val."
     file, card = folder/"evaluate-test"/"metrics.json", folder/"best.json"
     if file.is_file():
-        rows = [r for r in json.loads(file.read_text())["table"] if r["protocol"].startswith("gt map") and "chosen on val" in r["protocol"]]
+        table = [r for r in json.loads(file.read_text())["table"] if r["protocol"].startswith("gt map")]
+        rows = [r for how in ("chosen on val", "fixed") for r in table if how in r["protocol"]]  # fixed: val has no boxes
         if rows: return re.sub(r"threshold [\d.]+ chosen", "threshold chosen", rows[0]["protocol"]), {k: rows[0].get(k) for k in METRICS}
     if card.is_file(): return "gt map, threshold and epoch chosen on val, val split", json.loads(card.read_text())["val"]
     return None

@@ -846,3 +846,12 @@ def test_every_name_can_be_imported_from_data():
     names = ALL_NAMES.split()
     assert not [n for n in names if not hasattr(data, n)]
     assert not set(names) - set(data.__all__)
+
+
+def test_too_many_pixels_are_refused_on_both_roads(tmp_path, monkeypatch):
+    "A small file can unpack to fill the memory; the training loop's way to the pixels refuses it as Pillow's does."
+    Image.new("RGB", (60, 40)).save(tmp_path / "bomb.jpg")
+    assert read_pixels(tmp_path / "bomb.jpg", k=8).shape[2] == 3
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for read in (lambda: read_pixels(tmp_path / "bomb.jpg", k=8), lambda: open_image(tmp_path / "bomb.jpg")):
+        with pytest.raises(ImageError, match="bomb.jpg"): read()

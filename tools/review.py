@@ -39,6 +39,7 @@ def diff(path:str, ref:str, root=ROOT) -> list[str]:
     known = git("ls-tree", "-r", "--name-only", ref, "--", path, root=root).strip()
     old = git("show", f"{ref}:{path}", root=root) if known else ""
     new = (root/path).read_text(encoding="utf-8") if (root/path).is_file() else ""
+    if not known and not (root/path).is_file(): raise SystemExit(f"error: {path}: no such notebook in {ref} or in {root}; paths count from there")
     return list(difflib.unified_diff(as_text(old).splitlines(), as_text(new).splitlines(), f"{ref}:{path}", path, lineterm=""))
 
 

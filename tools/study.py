@@ -116,8 +116,9 @@ def run(data, weights, only, say):
     from lca_md.synth import write_synthbirds
     demo = DemoConfig()
     if not Path(DRAWN).is_dir(): write_synthbirds(DRAWN, demo.n_train, demo.n_test, seed=demo.seed)
-    for job, test in jobs(data, weights, only):
-        run_sweep([job], lambda j, resume, test=test: do_job(j, evaluate=test, resume=resume), say)
+    todo = jobs(data, weights, only)
+    tests = {job.name: test for job, test in todo}
+    run_sweep([job for job, _ in todo], lambda j, resume: do_job(j, evaluate=tests[j.name], resume=resume), say)
 
 
 def nearest_column(m, threshold): return int(np.abs(m.thresholds - threshold).argmin())
@@ -131,13 +132,22 @@ def val_images(card, size):
     return WSOLDataset(*open_split(cfg.data, "val", cfg.val_per_class, cfg.val_seed), eval_transform(size), size, card["box_rule"])
 
 
+def weights_id(path):
+    "A number that changes with the weights."
+    import hashlib
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
 def read_maps(file, weights, card, readings, say):
     "GT-known and more of several maps of one network on the val images, threshold chosen on the same images (oracle of val); kept in `file`."
     import torch
     from lca_md.core import write_json
     from lca_md.models import build_model, load_checkpoint
     from lca_md.train import measure
-    done = json.loads(file.read_text()) if file.is_file() else {}
+    of, same = file.with_name(f"{file.stem}.of.json"), weights_id(weights)  # what each number was read from
+    key = json.loads(json.dumps({name: [same, *how] for name, how in readings.items()}))
+    known = json.loads(of.read_text()) if of.is_file() else {}
+    done = {k: v for k, v in json.loads(file.read_text()).items() if k in key and known.get(k) == key[k]} if file.is_file() else {}
     file.parent.mkdir(parents=True, exist_ok=True)
     for name, (method, options, size) in readings.items():
         if name in done: continue
@@ -150,6 +160,7 @@ def read_maps(file, weights, card, readings, say):
         done[name] = dict({f"iou{int(100*i)}": float(m.curve("gt", i)[k]) for i in (.3, .5, .7)}, threshold=thr, **m.classification())
         say(f"{file.parent.name}, {name}: {done[name]}")
         write_json(file, {k: done[k] for k in readings if k in done})
+        write_json(of, {k: key[k] for k in done})
 
 
 def agreements(file, weights, card, say):
@@ -158,7 +169,8 @@ def agreements(file, weights, card, say):
     from lca_md.core import write_json
     from lca_md.corrected import correlation, open_features, relevance
     from lca_md.models import build_model, load_checkpoint
-    if file.is_file(): return
+    of, same = file.with_name("agreement.of.json"), weights_id(weights)
+    if file.is_file() and of.is_file() and json.loads(of.read_text()) == same: return
     model, ds = build_model(ARCH.format("lca_md_plus"), card["num_classes"], img_size=288).eval(), val_images(card, 288)
     load_checkpoint(model, weights)
     torch.set_num_threads(1)
@@ -169,6 +181,7 @@ def agreements(file, weights, card, say):
             c = relevance(rows, model.read, model.root)
             out += correlation(c, (flow @ c.flatten(1)[..., None]).reshape(c.shape)).tolist()
     write_json(file, [float(v) for v in np.percentile(out, [5, 50, 95])])
+    write_json(of, same)
     say(f"{file.parent.name}: agreement {file.read_text()}")
 
 
@@ -248,4 +261,7 @@ def main():
     return collect()
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    from lca_md.core import LcaError
+    try: main()
+    except LcaError as e: sys.exit(f"error: {e}")
