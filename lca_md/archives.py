@@ -84,7 +84,9 @@ def _write_member(tar:tarfile.TarFile, member:tarfile.TarInfo, path:Path):
 # %% ../nbs/03_archives.ipynb #082dbf5d
 def _check_end(tar:tarfile.TarFile):
     "A tar file ends with a block of zeros; Python does not mind if it is cut before. Raises `EOFError`."
-    if not isinstance(tar.fileobj, io.BufferedReader): return # compressed: gzip has its own checksum
+    if not isinstance(tar.fileobj, io.BufferedReader): # compressed: its checksum is compared when its end is read
+        while tar.fileobj.read(2**20): pass
+        return
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(512) != bytes(512): raise EOFError("its end is missing")
 
@@ -120,9 +122,11 @@ def _unpack_into(work, archive, to, strip, step, stream):
                 if m.isfile(): step(f"unpack {to.name}"); _write_member(tar, m, work/name)
             _check_end(tar)
     except DataError: shutil.rmtree(work, ignore_errors=True); raise
-    except (tarfile.TarError, EOFError, zlib.error) as e: raise _damaged(archive, e) from None
+    except (tarfile.TarError, EOFError, zlib.error) as e:
+        shutil.rmtree(work, ignore_errors=True) # what was read before the damage was noticed may be wrong
+        raise _damaged(archive, e) from None
     except OSError as e:
-        if e.errno is None: raise _damaged(archive, e) from e
+        if e.errno is None: shutil.rmtree(work, ignore_errors=True); raise _damaged(archive, e) from e
         raise DataError(f"{archive} cannot be unpacked to {to} ({e}); make room, or give another --out") from e
 
 # %% ../nbs/03_archives.ipynb #79530a31

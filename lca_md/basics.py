@@ -82,8 +82,11 @@ def fresh_folder(path:str|Path, # where the new run will write
     "Make an empty folder at `path`; what was there before is renamed to `path.1`, `path.2`, ..."
     path, said = Path(path), ""
     if path.exists() and any(path.glob(marker)):
-        n = next(i for i in range(1, 10**6) if not path.with_name(f"{path.name}.{i}").exists())
-        old = path.rename(path.with_name(f"{path.name}.{n}"))
+        try:
+            n = next(i for i in range(1, 10**6) if not path.with_name(f"{path.name}.{i}").exists())
+            old = path.rename(path.with_name(f"{path.name}.{n}"))
+        except (OSError, ValueError) as e: raise ConfigError(f"{path} holds an earlier run that cannot be moved aside ({e}); give another") from None
         said = f"{path} held an earlier run: it is now {old}"
-    path.mkdir(parents=True, exist_ok=True)
+    try: path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError: raise ConfigError(f"{path} is no folder; give another one, or remove it") from None
     return path, said

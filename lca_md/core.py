@@ -137,6 +137,7 @@ def as_list(v):
     return [_number(x) for x in _items(v)]
 def _items(v):
     if isinstance(v, str): return [s.strip() for s in v.strip("[]").split(",") if s.strip()]
+    if v is None: return []
     return list(v) if isinstance(v, (list, tuple)) else [v]
 def _number(x):
     try: return as_int(x)
@@ -161,7 +162,7 @@ def coerce(name:str, # a field
     "`value` in the type of field `name`. Raises `ConfigError` naming key, type and value."
     f = config_fields(cls)[name]
     try: value = [str(n) for n in _items(value)] if name == "classes" else _coercers[f.type](value) # the class 007 is not the number 7
-    except (ValueError, TypeError, yaml.YAMLError):
+    except (ValueError, TypeError, OverflowError, yaml.YAMLError):
         raise ConfigError(f"{where}{name}: expected {f.type.__name__}, got {value!r} ({f.metadata['help']})") from None
     choices = f.metadata["choices"]
     if choices and value not in choices:
@@ -191,6 +192,9 @@ def check_config(cfg:Settings, # changed in place: values are converted to their
     for k in ("epochs", "max_steps", "num_classes", "val_per_class", "seed", "workers", "threads", "lr", "weight_decay",
               "min_lr", "warmup_epochs", "clip_grad", "patience", "save_every"):
         if getattr(cfg, k, 0) < 0: raise ConfigError(f"{k}: must not be negative, got {getattr(cfg, k)}")
+    for s in getattr(cfg, "lr_steps", []):
+        if not isinstance(s, int) or s < 1: raise ConfigError(f"lr_steps: must be epochs, whole numbers from 1, got {s!r}; empty for no cuts")
+    if getattr(cfg, "seed", 0) >= 2**63: raise ConfigError(f"seed: must be below 2**63, got {cfg.seed}")
     for k in ("drop", "drop_path", "delta"):
         if not 0 <= getattr(cfg, k, 0) <= 1: raise ConfigError(f"{k}: must be between 0 and 1, got {getattr(cfg, k)}")
     if not 0 <= getattr(cfg, "ema", 0) < 1: raise ConfigError(f"ema: must be at least 0 and below 1, got {cfg.ema}")
@@ -253,7 +257,8 @@ def from_yaml(cls:Settings,
              )->Config:
     "A `Config` from YAML, with overrides. Raises `ConfigError` naming file and line or key."
     path = config_path(path)
-    try: d = yaml.safe_load(path.read_text()) or {}
+    try: d = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except UnicodeDecodeError as e: raise ConfigError(f"{path}: not UTF-8 text ({e}); save it as UTF-8") from None
     except yaml.YAMLError as e: raise ConfigError(f"{path}: not valid YAML: {' '.join(str(e).split())}") from None
     if not isinstance(d, dict): raise ConfigError(f"{path}: expected `key: value` lines, got {type(d).__name__}")
     if is_released(d): d = from_released(d)[0]

@@ -85,7 +85,7 @@ def pixels(self:WSOLDataset,
     def make():
         a = read_pixels(r.path, r.size, r.upright, k)
         return region.cut(a, (0, 0, *r.size), r.size) if whole else a
-    return kept(self.cache, r.path, f"{whole}-{k}-{region.out}", make)
+    return kept(self.cache, r.path, f"{whole}-{k}-{region.out}-{tuple(r.size)}-{r.upright}", make)
 
 # %% ../nbs/02i_data.ipynb #3ef7d2ad
 @patch

@@ -9,6 +9,7 @@ __all__ = ['PICTURES', 'SPLIT_FOLDERS', 'NO_CLASSES', 'KINDS', 'is_picture', 'cl
 
 # %% ../nbs/02e_folders.ipynb #985a5442
 import os, re
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,15 +63,23 @@ def look_around(root:Path, # the data folder
                )->Tree:
     "All annotation files of a folder that belong to its pictures."
     tree = Tree({}, {}, [], (root/"images.txt").is_file() and (root/"bounding_boxes.txt").is_file())
-    for folder, below, files in os.walk(root):
-        below[:] = sorted(d for d in below if not d.startswith("."))
+    for folder, below, files in os.walk(root, followlinks=True):
+        below[:] = sorted(d for d in below if not d.startswith(".") and not _leads_back(folder, d))
         for f in sorted(files): _sort_in(tree, stems, Path(folder)/f)
     return tree
+
+def _leads_back(folder, d):
+    "Is it a link to a folder that it lies in?"
+    path = Path(folder, d)
+    return path.is_symlink() and Path(folder).resolve().is_relative_to(path.resolve())
 
 def _sort_in(tree, stems, file):
     stem, end = file.stem, file.suffix.lower()
     if end in (".xml", ".txt") and stem in stems: (tree.voc if end == ".xml" else tree.yolo).setdefault(stem, []).append(file)
-    if end == ".json" and file.name not in ("prepare.json", "synth.json") and b'"annotations"' in file.read_bytes(): tree.coco.append(file)
+    if end != ".json" or file.name in ("prepare.json", "synth.json"): return
+    try: found = b'"annotations"' in file.read_bytes()
+    except OSError as e: raise DataError(f"{file} cannot be read ({e}); restore it or delete it") from None
+    if found and not any(file.samefile(f) for f in tree.coco): tree.coco.append(file)
 
 # %% ../nbs/02e_folders.ipynb #b39864e0
 def choose_kind(root:Path, # the data folder, for the message
@@ -85,13 +94,16 @@ def choose_kind(root:Path, # the data folder, for the message
     return (there or ["none"])[0] if kind == "auto" else kind
 
 # %% ../nbs/02e_folders.ipynb #23c7d84f
+def _agreement(f, path): return sum(a == b for a, b in zip(f.parent.parts[::-1], path.parent.parts[::-1])) + (f.parent == path.parent)
+
 def own_file(path:Path, # a picture
              files:list[Path], # annotation files of its name
             )->Path|None: # the one that belongs to it
     "Of several files with a picture's name, the one whose folders agree best with its own. Raises `DataError` if two agree alike."
-    agree = lambda f: sum(a == b for a, b in zip(f.parent.parts[::-1], path.parent.parts[::-1])) + (f.parent == path.parent)
+    agree = lambda f: _agreement(f, path)
     best = sorted(files, key=agree)
-    if len(best) > 1 and agree(best[-1]) == agree(best[-2]): raise DataError(f"{best[-1]} and {best[-2]} both could belong to {path}; delete one")
+    tie = len(best) > 1 and agree(best[-1]) == agree(best[-2]) and best[-1].resolve() != best[-2].resolve() # a link and its file are one
+    if tie: raise DataError(f"{best[-1]} and {best[-2]} both could belong to {path}; delete one")
     return best[-1] if best else None
 
 # %% ../nbs/02e_folders.ipynb #7fc8040d
@@ -143,10 +155,14 @@ def box_source(root:Path, # the data folder
     tree = look_around(root, {Path(n).stem for n in names})
     kind = choose_kind(root, tree, kind)
     if kind == "none": return lambda name, size: []
-    if kind == "voc": return lambda name, size: read_voc(f) if (f := own_file(root/name, tree.voc.get(Path(name).stem, []))) else []
+    namesakes = {}
+    for n in names: namesakes.setdefault(Path(n).stem, []).append(root/n)
+    best = cache(lambda f: max(_agreement(f, p) for p in namesakes[f.stem])) # a file may belong to another picture of that name
+    own = lambda name, files: own_file(root/name, [f for f in files.get(Path(name).stem, []) if _agreement(f, root/name) == best(f)])
+    if kind == "voc": return lambda name, size: read_voc(f) if (f := own(name, tree.voc)) else []
     if kind == "yolo":
         labels = yolo_names(root)
-        return lambda name, size: read_yolo(f, size, labels) if (f := own_file(root/name, tree.yolo.get(Path(name).stem, []))) else []
+        return lambda name, size: read_yolo(f, size, labels) if (f := own(name, tree.yolo)) else []
     table = coco_tables(tree.coco, names) if kind == "coco" else cub_tables(root)
     return lambda name, size: table.get(name) or table.get(name.removeprefix("images/")) or []
 
@@ -182,8 +198,11 @@ def _class_files(root, splits, names):
         for c in class_folders(folder):
             if c not in names:
                 raise DataError(f"{folder/c}: class {c} has no training pictures; the nearest with some is {nearest(c, names) or names[0]!r}")
-            files = (Path(d)/f for d, _, fs in os.walk(folder/c) for f in fs if is_picture(f))
+            files = (Path(d)/f for d, _, fs in os.walk(folder/c) for f in fs
+                     if is_picture(f) and not any(p.startswith(".") for p in Path(d).relative_to(folder/c).parts))
             found[split, names.index(c)] = sorted(p.relative_to(root).as_posix() for p in files)
+            odd = [n for n in found[split, names.index(c)] if re.search("[\ud800-\udfff]", n)]
+            if odd: raise DataError(f"{root}: the name {odd[0]!a} is not UTF-8; rename the file or its folder")
     return found
 
 # %% ../nbs/02e_folders.ipynb #dad16bdd

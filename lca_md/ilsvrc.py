@@ -142,7 +142,7 @@ def has_xml(folder:Path)->bool: # is there an XML file in it, or in its first fo
     "Does a folder hold annotations?"
     if not folder.is_dir(): return False
     inside = sorted(folder.iterdir())
-    return any(f.suffix == ".xml" for f in inside) or any(f.suffix == ".xml" for d in inside[:1] if d.is_dir() for f in d.iterdir())
+    return any(f.suffix == ".xml" for f in inside) or any(f.suffix == ".xml" for d in inside if d.is_dir() for f in d.iterdir())
 
 # %% ../nbs/03d_ilsvrc.ipynb #50e1d6a1
 def read_solution(path:Path, # LOC_val_solution.csv
@@ -201,7 +201,8 @@ def read_boxes(folder:Path, # XML files, also in folders below
                step=lambda what: None)->dict[str, list]: # picture's name without ending -> [[corners ...], WNID, size or None] or a complaint
     "All XML files below a folder, read once."
     files = {f[:-4]: Path(d)/f for d, _, fs in os.walk(folder) for f in fs if f.endswith(".xml")}
-    stamp = [len(files), sum(f.stat().st_size for f in files.values()), str(folder)]
+    stats = [f.stat() for f in files.values()]
+    stamp = [len(files), sum(s.st_size for s in stats), sum(s.st_mtime_ns for s in stats), str(folder)]
     if store and store.is_file():
         try:
             kept = json.loads(store.read_text())

@@ -7,7 +7,7 @@ __all__ = ['TURNED', 'SIDEWAYS', 'JPEG_BEGIN', 'JPEG_END', 'SMALLER', 'ImageErro
            'check_size', 'open_image', 'jpeg_header', 'read_pixels', 'kept']
 
 # %% ../nbs/02_images.ipynb #fd9027ae
-import contextlib, hashlib, io, os, warnings
+import contextlib, hashlib, io, os, re, warnings
 from pathlib import Path
 
 import cv2
@@ -104,7 +104,7 @@ def read_pixels(path:str|Path, # the file
     with decoding(path): data = Path(path).read_bytes()
     if data[:2] == JPEG_BEGIN and data[-2:] == JPEG_END:
         w, h, colours = jpeg_header(data)
-        if colours in (1, 3) and w * h <= 2 * Image.MAX_IMAGE_PIXELS and not (upright and b"Exif" in data[:65536]):
+        if colours in (1, 3) and w * h <= 2 * Image.MAX_IMAGE_PIXELS and not (upright and re.search(b"Exif|Orientation", data[:65536])):
             check_size(path, None, (w, h), size)
             with decoding(path): a = cv2.imdecode(np.frombuffer(data, np.uint8), SMALLER.get(k, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION)
             if a is not None and (k > 1 or a.shape[1::-1] == (w, h)): return cv2.cvtColor(a, cv2.COLOR_BGR2RGB)

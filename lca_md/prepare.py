@@ -11,6 +11,7 @@ __all__ = ['unpack_ilsvrc', 'val_labels', 'write_lists', 'prepare_ilsvrc', 'prep
 
 # %% ../nbs/03e_prepare.ipynb #62dd951a
 import hashlib, json, os, re
+from collections import Counter
 from pathlib import Path
 
 from .archives import CUB_MD5, CUB_URL, download, md5_of, safe_name, unpack, unpack_train
@@ -122,6 +123,8 @@ def prepare_ilsvrc(source:str|Path|None=None, # folder with archives, Kaggle's l
     parts = unpack_ilsvrc(_remember(out, source), out, step, report.done)
     out.mkdir(parents=True, exist_ok=True)
     files = {s: _list_pictures(parts[s]) if s in parts else {} for s in ("train", "val")}
+    if twice := sorted(n for n, k in Counter(Path(f).stem for group in files["val"].values() for f in group).items() if k > 1):
+        raise DataError(f"{parts['val']}: {len(twice):,} names come more than once, e.g. {a_few(twice, 3)}; their names must differ: rename them")
     entries = {s: read_boxes(parts[f"boxes_{s}"], out/f".prepare/boxes_{s}.json", step) if f"boxes_{s}" in parts else {} for s in ("train", "val")}
     seen = {s: _see_split(out, s, files[s], full, step, workers, report) for s in ("train", "val")}
     label = val_labels(parts, files["val"], entries["val"], report)

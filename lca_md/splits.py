@@ -80,7 +80,7 @@ def _cub_parts(root, classes):
     train, test, names = load_cub(root, classes)
     parts = dict(train=train, test=test)
     if (root/"metadata/val"/METADATA[0]).is_file():
-        every = [line.value for line in read_list(root/"classes.txt").values()]
+        every = [line.value for _, line in sorted(read_list(root/"classes.txt").items())] # labels count in order of the ids
         parts["val"] = keep_classes(metadata_records(root, root/"metadata/val", every), every, names)
     return parts, names
 
@@ -96,7 +96,10 @@ def open_parts(root:str|Path, # the data folder
     if layout == "auto": layout = find_layout(root)
     if layout == "cub": return _cub_parts(root, classes)
     parts, every = load_metadata(root) if layout == "metadata" else load_folder(root, boxes_from)
-    names = [line.value for line in choose_classes(root, {k: Line(n, k) for k, n in enumerate(every)}, classes).values()]
+    chosen = choose_classes(root, {k: Line(n, k) for k, n in enumerate(every)}, classes)
+    twice = [n for n, k in Counter(line.value for line in chosen.values()).items() if k > 1]
+    if classes and twice: raise DataError(f"{root} has several classes {twice[0]!r}; give them different names to choose one of them")
+    names = [line.value for line in chosen.values()]
     return {s: keep_classes(r, every, names) for s, r in parts.items()}, names
 
 # %% ../nbs/02f_splits.ipynb #f7412a2e

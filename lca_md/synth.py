@@ -199,6 +199,10 @@ def write_synthbirds(root, # folder to make; its parent is made where it is miss
     what = dict(version=VERSION, n_train=n_train, n_test=n_test, seed=seed, size=size, dials=dials or {}, species=[s.name for s in table])
     if _there(root, what): return root
     root.parent.mkdir(parents=True, exist_ok=True); tmp = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-    try: _write_all(tmp, what, classes, table, workers); os.chmod(tmp, 0o755); root.exists() and root.rmdir(); os.rename(tmp, root)
+    try:
+        _write_all(tmp, what, classes, table, workers); os.chmod(tmp, 0o755)
+        try: root.exists() and root.rmdir(); os.rename(tmp, root)
+        except OSError:
+            if not _there(root, what): raise # else another process drew the same at the same time
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return root

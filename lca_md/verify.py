@@ -59,8 +59,8 @@ def look_at_all(files:dict[str, Path], # name -> picture, of one class
                 workers:int=0, # threads
                )->tuple[dict[str, Look], int]: # name -> Look; how many were looked at anew
     "Look at pictures, once."
-    known = _known_looks(store, full)
-    same = {n for n, p in files.items() if n in known and (p.stat().st_size if p.exists() else 0) == known[n].bytes}
+    known, when = _known_looks(store, full), store.stat().st_mtime_ns if store and store.is_file() else 0
+    same = {n for n, p in files.items() if n in known and _unchanged(p, known[n], when)}
     new = sorted(files.keys() - same)
     def one(n): step("look at pictures"); return look_at(files[n], full)
     with ThreadPoolExecutor(max(1, workers)) as pool: looks = list(pool.map(one, new) if workers else map(one, new))
@@ -69,6 +69,12 @@ def look_at_all(files:dict[str, Path], # name -> picture, of one class
     return seen, len(new)
 
 # %% ../nbs/03b_verify.ipynb #fc8ecb3a
+def _unchanged(path, look, when):
+    "Is a picture as it was when the note was written? A repaired copy may keep its length and its time."
+    if not path.exists(): return look.bytes == 0
+    s = path.stat()
+    return s.st_size == look.bytes and max(s.st_mtime_ns, s.st_ctime_ns if look.problem else 0) <= when
+
 def _known_looks(store, full):
     "What earlier looks noted; a look without decoding does not count where decoding is wanted."
     if not (store and store.is_file()): return {}

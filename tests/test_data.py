@@ -17,13 +17,14 @@ from torchvision import transforms as T
 from typer.testing import CliRunner
 
 from lca_md.cli import app
-from lca_md.core import ConfigError, DataError, LcaError
+from lca_md.core import Config, ConfigError, DataError, LcaError
 from lca_md.data import (CUB_LISTS, RECIPES, Draw, ImageError, Record, WSOLDataset, cub_boxes, cub_transform, eval_transform, find_layout,
         ilsvrc_boxes,
                          image_size, load_cub, load_folder, load_metadata, make_loader, open_image, open_split, read_coco, read_pixels, read_voc,
                                  split_val,
                          tensor_steps, to_picture, train_transform)
 from lca_md.prepare import prepare_cub, read_solution, read_truth, read_words
+from lca_md.splits import open_parts
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "boxes.npz")
 CLASSES, PER_CLASS = ("001.Red", "003.Green", "007.Blue"), 6
@@ -855,3 +856,73 @@ def test_too_many_pixels_are_refused_on_both_roads(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     for read in (lambda: read_pixels(tmp_path / "bomb.jpg", k=8), lambda: open_image(tmp_path / "bomb.jpg")):
         with pytest.raises(ImageError, match="bomb.jpg"): read()
+
+
+# ---- found by a bug hunt
+
+def put_yolo(root, *names, label=()):
+    for n in names:
+        (root / n).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (100, 80)).save(root / n)
+    for n in label: (root / n).with_suffix(".txt").write_text(f"{int('dog' in n)} .5 .5 .2 .2\n")
+    (root / "classes.txt").write_text("cat\ndog\n")
+    return root
+
+
+@pytest.mark.parametrize("names, label", [(("cat/1.jpg", "dog/1.jpg"), "dog/1.jpg"), (("train/cat/1.jpg", "test/cat/1.jpg"), "test/cat/1.jpg")])
+def test_a_namesake_s_boxes_are_not_taken(names, label, tmp_path):
+    parts, _ = load_folder(put_yolo(tmp_path, *names, label=[label]), "yolo")
+    boxed = {r.name: len(r.boxes) for part in parts.values() for r in part}
+    assert sorted(boxed.values()) == [0, 1] and next(n for n, k in boxed.items() if k).endswith(label)
+
+
+def test_linked_folders_have_their_boxes(tmp_path):
+    put_yolo(tmp_path / "real", "cat/1.jpg", "dog/2.jpg", label=["cat/1.jpg", "dog/2.jpg"])
+    (tmp_path / "linked").mkdir()
+    for n in ("cat", "dog"): (tmp_path / "linked" / n).symlink_to(tmp_path / "real" / n)
+    (tmp_path / "linked" / "dog" / "round").symlink_to(tmp_path / "linked")
+    (tmp_path / "linked" / "classes.txt").write_text("cat\ndog\n")
+    boxes = lambda root: sorted(len(r.boxes) for r in load_folder(tmp_path / root, "yolo")[0]["train"] if "round" not in r.name)
+    assert boxes("linked") == boxes("real") == [1, 1]
+
+
+def test_val_lists_beside_cub_count_classes_by_id(tree, tmp_path):
+    root = Path(shutil.copytree(tree, tmp_path / "cub"))
+    lines = (root / "classes.txt").read_text().splitlines()
+    train = load_cub(root)[0]
+    (root / "metadata/val").mkdir(parents=True)
+    (root / "metadata/val/image_ids.txt").write_text(f"{train[0].name}\n")
+    (root / "metadata/val/class_labels.txt").write_text(f"{train[0].name},{train[0].label}\n")
+    (root / "classes.txt").write_text("\n".join(lines[::-1]) + "\n")
+    parts, names = open_parts(root)
+    assert parts["val"][0].label == train[0].label and names == load_cub(root)[2]
+
+
+def test_two_classes_of_one_name_cannot_be_chosen(lists):
+    (lists / "metadata").mkdir(exist_ok=True)
+    old = (lists / "metadata/classes.txt").read_text() if (lists / "metadata/classes.txt").is_file() else None
+    n = len(load_metadata(lists)[1])
+    (lists / "metadata/classes.txt").write_text("".join(f"{k} crane\n" for k in range(n)))
+    try:
+        with pytest.raises(DataError, match="several classes 'crane'"): open_split(lists, "test", classes=["crane"])
+    finally:
+        if old is None: (lists / "metadata/classes.txt").unlink()
+        else: (lists / "metadata/classes.txt").write_text(old)
+
+
+def test_cache_tells_upright_from_stored(tmp_path):
+    a = np.zeros((64, 64, 3), np.uint8)
+    a[:, :32] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(a).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    def left(upright):
+        r = Record("a.jpg", str(tmp_path / "a.jpg"), 0, np.zeros((0, 4)), (64, 64), upright=upright)
+        return WSOLDataset([r], ["a"], train_transform(32, "cub"), 32, cache=tmp_path / "cache").pixels(0)[:, :8].mean()
+    assert [left(True) > 128, left(False) > 128] == [False, True]
+
+
+@pytest.mark.parametrize("bad, said", [(dict(lr_steps=[0]), "lr_steps"), (dict(lr_steps="abc"), "lr_steps"), (dict(lr=10**400), "lr: expected float"),
+                                       (dict(seed=2**64), "seed"), (dict(epochs="inf"), "epochs: expected int"), (dict(delta=5), "delta")])
+def test_bad_settings_are_named(bad, said):
+    with pytest.raises(ConfigError, match=said): Config(**bad)

@@ -520,3 +520,28 @@ def test_cub_wrong_sizes_and_boxes(tmp_path):
     assert "image_sizes.txt, line 5: 1 sizes are not those of the files" in report.stops[0]
     assert "bounding_boxes.txt, line 3: the box 500 8 20 20 lies outside" in report.stops[1]
     assert any("clipped: 1, ids 4" in h for h in report.handled)
+
+
+# ---- found by a bug hunt
+
+def test_a_damaged_tgz_is_noticed_and_its_members_are_not_kept(tmp_path):
+    text = b"".join(b"%d birds in a bush\n" % i for i in range(4000))
+    write(tmp_path / "in/CUB", {f"{i}.txt": text[i:] for i in range(5)})
+    with tarfile.open(tmp_path / "good.tgz", "w:gz") as tar: tar.add(tmp_path / "in/CUB", "CUB")
+    data = bytearray((tmp_path / "good.tgz").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "bad.tgz").write_bytes(data)
+    with pytest.raises(DataError, match="bad.tgz"): unpack(tmp_path / "bad.tgz", tmp_path / "out")
+    unpack(tmp_path / "good.tgz", tmp_path / "out")
+    got = sorted(p.read_bytes() for p in (tmp_path / "out").rglob("*.txt"))
+    assert got == sorted(text[i:] for i in range(5))
+
+
+def test_a_repaired_picture_is_seen_to_be_whole(tmp_path):
+    root = write(tmp_path / "CUB_200_2011", cub_files())
+    first = sorted((root / "images").rglob("*.jpg"))[0]
+    good = first.read_bytes()
+    first.write_bytes(bytes(200) + good[200:])
+    assert "cannot" in prepare_cub(root).stops[0]
+    first.write_bytes(good)
+    assert not prepare_cub(root).stops
