@@ -78,10 +78,12 @@ def safe_alpha(A:torch.Tensor, # [B, N, N] symmetric
                alpha:float=ALPHA, # wanted start factor
               )->torch.Tensor: # [B, 1, 1] factors, `alpha` wherever the iteration converges with it
     "The start factor per image, lowered only where Newton-Schulz would diverge; then a warning says so (once)."
-    out, B = A.new_full((len(A), 1, 1), alpha), A.abs()
+    out, B = A.new_full((A.shape[0], 1, 1), alpha), A.abs()
     x = B.sum(-1, keepdim=True)
     for _ in range(3): x, before = B @ x, x.clamp_min(torch.finfo(x.dtype).tiny)
     bound = (x/before).amax((1, 2))                                      # >= wmax
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():   # a recorded graph cannot branch on numbers: the bound itself decides
+        return torch.minimum(out, ((2 - MARGIN)/bound.clamp_min(1e-6)**2)[:, None, None])
     for b in (alpha*bound**2 >= 2 - MARGIN).nonzero()[:, 0].tolist():
         w2 = torch.linalg.eigvalsh(A[b].double()).abs().max()**2
         if alpha*w2 >= 2 - MARGIN: out[b] = (2 - MARGIN)/w2

@@ -58,6 +58,9 @@ def check_size(model:VisionTransformer, # a timm vision transformer
     if x.ndim != 4 or x.shape[1] != channels: raise ConfigError(f"expected images [B, {channels}, H, W], got {list(x.shape)}")
     if want and not model.dynamic_img_size and tuple(x.shape[-2:]) != tuple(want):
         raise ConfigError(f"the model was made for {want[0]} x {want[1]} pixels, got {x.shape[-2]} x {x.shape[-1]}; pass img_size= when creating it")
+    ph, pw = model.patch_embed.patch_size
+    if model.dynamic_img_size and (x.shape[-2] % ph or x.shape[-1] % pw):
+        raise ConfigError(f"images must be multiples of the patch size, {ph} x {pw} pixels, got {x.shape[-2]} x {x.shape[-1]}")
 
 # %% ../nbs/10c_backbone.ipynb #b6e59439
 def check_backbone(model:nn.Module, # what timm made
@@ -70,6 +73,7 @@ def check_backbone(model:nn.Module, # what timm made
     elif any(type(b) is not Block for b in model.blocks): why = f"its blocks are {type(model.blocks[0]).__name__}, not timm's pre-norm Block"
     elif any(type(b.attn) is not Attention for b in model.blocks):
         why = f"its attention is {type(model.blocks[0].attn).__name__}, not timm's Attention"
+    elif not isinstance(model.patch_drop, nn.Identity): why = "patch_drop_rate leaves out patches, and a map needs all of them"
     if why: raise ConfigError(f"{name} cannot be a backbone here: {why}")
 
 # %% ../nbs/10c_backbone.ipynb #4d4f0793

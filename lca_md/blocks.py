@@ -91,7 +91,9 @@ def skips(blk:Block, # a timm transformer block
           x:torch.Tensor, # [B, N, D] its input
          )->bool:
     "Whether the branches of dropped samples may be left out."
-    return exact_cpu(x) and blk.training and not any(isinstance(m, nn.Dropout) and m.p for m in blk.modules())
+    qkv = blk.attn.qkv                                           # `class_attention` reads its weights
+    return exact_cpu(x) and blk.training and type(qkv) is nn.Linear and not hooked(qkv) and \
+        not any(isinstance(m, nn.Dropout) and m.p for m in blk.modules())
 
 # %% ../nbs/10b_blocks.ipynb #6c5676e1
 def mlp_step(mlp:nn.Module, # a timm MLP
@@ -125,4 +127,5 @@ def block_step(blk:Block, # a timm transformer block
         y, row = attend(blk.attn, blk.norm1(x))
         x = add_branch(x, lambda _: blk.ls1(y), m1, blk.drop_path1)
     mlp = lambda t: blk.ls2(mlp_step(blk.mlp, blk.norm2(t)))
-    return add_branch(x, mlp, m2, blk.drop_path2) if torch.is_grad_enabled() or m2 is not None else x.add_(blk.drop_path2(mlp(x))), row
+    watched = torch.is_grad_enabled() or m2 is not None or hooked(blk.norm2)
+    return add_branch(x, mlp, m2, blk.drop_path2) if watched else x.add_(blk.drop_path2(mlp(x))), row

@@ -41,7 +41,7 @@ def read_weights(path:str|Path, # .safetensors, .pth, .pt or .bin
     d = _open(path)
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(d, dict) and isinstance(d.get(key), dict): d = d[key]
-    d = {k.removeprefix("module."): v for k,v in d.items() if isinstance(v, torch.Tensor)} if isinstance(d, dict) else {}
+    d = {k.removeprefix("module."): v for k,v in d.items() if isinstance(k, str) and isinstance(v, torch.Tensor)} if isinstance(d, dict) else {}
     if not d: raise CheckpointError(f"{path}: holds no tensors")
     return d
 
@@ -81,6 +81,10 @@ def is_backbone(sd:dict, # tensors by name
 def _resize_positions(model, v, report):
     n, first = model.pos_embed.shape[1], 0 if model.no_embed_class else model.num_prefix_tokens
     if v.shape[-1] != model.pos_embed.shape[-1]: raise CheckpointError(misfit(report.path, "pos_embed", v.shape, model.pos_embed.shape))
+    side = int((v.shape[1] - first)**.5)
+    if side*side != v.shape[1] - first:
+        raise CheckpointError(f"{report.path}: pos_embed has {v.shape[1]} positions; less {first} of the class token they are no square grid: "
+                              "other tokens (a distilled model?), or pictures that were not square")
     report.resized["pos_embed"] = f"{v.shape[1]} to {n} positions, bicubic"
     return resample_abs_pos_embed(v, list(model.patch_embed.grid_size), num_prefix_tokens=first)
 

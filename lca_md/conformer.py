@@ -142,7 +142,7 @@ def start(self:Conformer,
     "Stem, and the first block of each branch."
     x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
     t = self.trans_patch_conv(x).flatten(2).transpose(1, 2)
-    t, row = block_step(self.trans_1, torch.cat([self.cls_token.expand(len(x), -1, -1), t], 1))
+    t, row = block_step(self.trans_1, torch.cat([self.cls_token.expand(x.shape[0], -1, -1), t], 1))
     return self.conv_1(x)[0], t, row
 
 # %% ../nbs/11_conformer.ipynb #57919e80

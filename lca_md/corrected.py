@@ -19,7 +19,7 @@ from .backbone import check_size, grid_size
 from .conformer import Conformer
 from .core import ConfigError
 from .archs import METHODS, register_arch
-from .ssfm import neighbor_matrix, norm_cam, similarity
+from .ssfm import directions, neighbor_matrix, norm_cam, similarity
 from .tscam import TSCAM, WSOLOutput, pooled_conv
 
 # %% ../nbs/16b_corrected.ipynb #33eb6f47
@@ -150,6 +150,8 @@ def setup_head(self:LCAMDPlus,
     depth = len(self.blocks)
     self.read = [object_block(depth)] if read is None else [int(i) for i in ([read] if isinstance(read, int) else read)]
     if not self.read or not all(0 <= i < depth for i in self.read): raise ConfigError(f"read: {self.read}, but the blocks are 0 to {depth - 1}")
+    directions(reach)
+    if len(naming := tuple(naming)) != 2: raise ConfigError(f"naming: expected two weights, foreground and background, got {list(naming)}")
     TSCAM.setup_head(self, num_classes, variant)
     self.root, self.spread, self.walk, self.reach, self.pooling, self.naming, self.maps = root, spread, walk, reach, pooling, tuple(naming), maps
 
@@ -184,7 +186,7 @@ def map_maker(self:LCAMDPlus,
               m:torch.Tensor, # [B, h, w] map of the object
              ): # classes [B, k] or None -> [B, k, h, w]
     "A function that makes the maps of given classes (None: all): one and the same for every class, or each times its semantic map."
-    semantic = TSCAM.map_maker(self, t, torch.ones_like(m))
+    semantic, m = TSCAM.map_maker(self, t, torch.ones_like(m)), m.detach()
     def maps(classes):
         if self.maps == "class": return m[:, None]*norm_cam(semantic(classes).float())
         return m[:, None].expand(-1, self.num_classes if classes is None else classes.shape[1], -1, -1)

@@ -68,8 +68,10 @@ def make_optimizer(self:Run):
     "Optimizer by timm's rules, model and optimizer prepared by accelerate, the moving average if wanted."
     cfg, acc = self.cfg, self.acc
     if self.world > 1 and acc.device.type == "cuda": self.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-    self.opt = create_optimizer_v2(self.model, opt=cfg.opt, lr=cfg.lr, weight_decay=cfg.weight_decay, eps=cfg.opt_eps, betas=tuple(cfg.opt_betas),
-                                   layer_decay=None if cfg.layer_decay == 1 else cfg.layer_decay)
+    how = dict(opt=cfg.opt, lr=cfg.lr, weight_decay=cfg.weight_decay, eps=cfg.opt_eps, betas=tuple(cfg.opt_betas))
+    try: self.opt = create_optimizer_v2(self.model, **how, layer_decay=None if cfg.layer_decay == 1 else cfg.layer_decay)
+    except (ValueError, TypeError, IndexError) as e:
+        raise ConfigError(f"opt={cfg.opt}, opt_betas={cfg.opt_betas}, opt_eps={cfg.opt_eps}: timm cannot make this optimizer ({e})") from None
     acc.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=hasattr(self.model, "tfcm"))
     self.ema = ModelEmaV3(self.model.to(acc.device), decay=cfg.ema) if cfg.ema else None
     self.model, self.opt = acc.prepare(self.model, self.opt)
@@ -145,6 +147,10 @@ def restore(self:Run,
     if s is None: raise CheckpointError(f"{self.store.folder}: nothing to resume; start without resume")
     said = ", ".join(f"{k}: {a!r}, now {b!r}" for k,(a,b) in self.other_settings(s).items())
     if said: raise CheckpointError(f"{self.store.folder}: was made with other settings ({said}); use the same, or another out")
+    n, most, rows = len(self.data["train"]), s["config"]["max_steps"], s["history"]
+    if rows and not s["batch"] and rows[-1]["images"] < n and self.cfg.max_steps != most:
+        raise CheckpointError(f"{self.store.folder}: max_steps={most} ended epoch {rows[-1]['epoch']} after {rows[-1]['images']} of {n} images, "
+                              "and going on would leave out the rest; use the same max_steps, or another out")
     for k in ("epoch", "batch", "steps", "seen", "sums", "history", "best"): setattr(self, k, s[k])
     self.check_world(s, say)
     self.net.load_state_dict(s["model"])

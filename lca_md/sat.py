@@ -127,6 +127,7 @@ def setup_head(self:SAT,
     self.spatial_blocks = min(3, depth) if blocks is None else blocks
     if not 1 <= self.spatial_blocks <= depth: raise ConfigError(f"blocks: must be 1 to {depth}, got {blocks}")
     if not 0 < area < 1: raise ConfigError(f"area: must be between 0 and 1, got {area}")
+    if len(weights := tuple(weights)) != 2: raise ConfigError(f"weights: expected two, batch area and normalization, got {list(weights)}")
     TSCAM.setup_head(self, num_classes, variant)
     self.area, self.weights = area, tuple(weights)
     self.spatial_token = nn.Parameter(torch.zeros_like(self.cls_token))
@@ -147,6 +148,7 @@ def map_maker(self:SAT,
               m:torch.Tensor, # [B, h, w] map of the object
              ): # classes [B, k] or None -> [B, k, h, w]
     "A function that makes the maps of given classes (None: all): one and the same for every class."
+    m = m.detach()
     def maps(classes): return m[:, None].expand(-1, self.num_classes if classes is None else classes.shape[1], -1, -1)
     return maps
 

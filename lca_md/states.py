@@ -107,7 +107,7 @@ def rng_state()->dict: # plain values and tensors
 def set_rng_state(s:dict): # from `rng_state`
     "Put all random generators where they were."
     torch.set_rng_state(s["torch"])
-    if s["cuda"] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s["cuda"])
+    if s["cuda"] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s["cuda"][:torch.cuda.device_count()])   # another machine may have fewer
     np.random.set_state(tuple(s["numpy"]))
     random.setstate(tuple(tuple(v) if isinstance(v, list) else v for v in s["python"]))
 

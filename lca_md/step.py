@@ -41,7 +41,7 @@ def backward(self:Run,
             )->tuple[dict, int]: # mean terms; images, over all processes
     "Gradients of a group of batches. Raises `NotFinite` if a loss is not finite; the weights are then untouched."
     sizes = self.loader.sampler.blocks()[self.batch:self.batch + len(group)]
-    mean, start = {}, rng_state()
+    mean, start, self.buffers = {}, rng_state(), [b.detach().clone() for b in self.net.buffers()]
     self.opt.zero_grad()
     for i,(b,n) in enumerate(zip(group, sizes)):
         here = rng_state()
@@ -75,8 +75,10 @@ def train_step(self:Run, group:list)->float: # loss
     start, at = rng_state(), self.epoch + 1
     for g in self.opt.param_groups: g["lr"] = learning_rate(self.cfg, at, min(1, (self.batch + len(group))/len(self.loader)))*g.get("lr_scale", 1.)
     mean, n = self.backward(group)
-    mean["grad_norm"] = self.update()
-    if not math.isfinite(mean["grad_norm"]) and self.acc.scaler is None: self.give_up("gradient not finite", group[-1], start, start)
+    norm = self.update()
+    if math.isfinite(norm): mean["grad_norm"] = norm
+    elif self.acc.scaler is None: self.give_up("gradient not finite", group[-1], start, start)
+    else: self.sums["skipped"] = self.sums.get("skipped", 0) + n              # fp16: the scaler left this step out
     for k,v in mean.items(): self.sums[k] = self.sums.get(k, 0.) + v*n
     self.batch, self.steps, self.seen = self.batch + len(group), self.steps + 1, self.seen + n
     return mean["loss"]
@@ -93,6 +95,7 @@ def give_up(self:Run, what:str, b:dict, here:dict, start:dict):
     names = [self.data["train"].records[i].name for i in b["index"].tolist()]
     found = self.everyone((names, self.look(b)))
     set_rng_state(start)
+    for b,was in zip(self.net.buffers(), self.buffers): b.data.copy_(was)       # the batch has moved the running statistics
     verdict = next((v for _,v in found if not v.startswith("all modules")), found[0][1])
     names, where = [n for ns,_ in found for n in ns], f"epoch {self.epoch + 1}, step {self.steps + 1}"
     self.save()

@@ -41,12 +41,12 @@ def train_epoch(self:Run)->dict: # mean of loss terms, training top-1 in percent
     if self.seen: bar.step(self.seen)
     batches = iter(self.loader)
     while group := list(itertools.islice(batches, self.cfg.accumulate)):
-        before = self.seen
-        bar_note = f"loss {self.train_step(group):.3f}"
-        bar.step(self.seen - before, bar_note)
+        before, note = self.seen, f"loss {self.train_step(group):.3f}"
+        bar.step(self.seen - before, note)
         if self.out_of_steps(): break
         self.between_steps()
-    return {**{k: v/self.seen for k,v in self.sums.items()}, "images": self.seen}
+    count = dict(grad_norm=self.seen - self.sums.get("skipped", 0))    # fp16: steps that the scaler left out have no norm
+    return {**{k: v/count.get(k, self.seen) for k,v in self.sums.items() if k != "skipped"}, "images": self.seen}
 
 # %% ../nbs/30_train.ipynb #57ccc9f5
 @patch

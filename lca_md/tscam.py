@@ -8,6 +8,7 @@ __all__ = ['WINOGRAD', 'MANY', 'shifted_sums', 'pooled_conv', 'conv_classes', 'w
 
 # %% ../nbs/12_tscam.ipynb #1b62a167
 from dataclasses import dataclass
+from functools import cache
 from typing import Callable
 
 import torch
@@ -127,6 +128,9 @@ def cams(self:WSOLOutput): # [B, K, h, w]
     return self.maps_for(None)
 
 # %% ../nbs/12_tscam.ipynb #c556726e
+@cache
+def _joined(method, backbone): return type(method.__name__, (method, backbone), {"__module__": method.__module__})
+def _blank(method, backbone): return (cls := _joined(method, backbone)).__new__(cls)
 def make_localizer(method:type, # TSCAM or a subclass
                    model:VisionTransformer|Conformer, # backbone, its own head unused
                    num_classes:int, # K
@@ -134,7 +138,7 @@ def make_localizer(method:type, # TSCAM or a subclass
                   )->nn.Module: # `model`, now a `method`
     "Turn a backbone into a localizer, in place. Raises `ConfigError` if it cannot be one."
     if not isinstance(model, Conformer): check_backbone(model)
-    model.__class__ = type(method.__name__, (method, type(model)), {"__module__": method.__module__})
+    model.__class__ = _joined(method, type(model))
     model.setup_head(num_classes, **kwargs)
     return model
 
@@ -142,6 +146,7 @@ def make_localizer(method:type, # TSCAM or a subclass
 class TSCAM(nn.Module):
     "TS-CAM on any backbone of chapters 10 and 11 (Gao et al., ICCV 2021)."
     method = "tscam"
+    def __reduce_ex__(self, protocol): return _blank, type(self).__bases__, self.__dict__   # pickle finds no class of two by its name
 
 # %% ../nbs/12_tscam.ipynb #5aee24a3
 @patch
@@ -154,7 +159,9 @@ def setup_head(self:TSCAM,
     self.num_classes, self.variant = num_classes, variant
     if isinstance(self, Conformer): return self.setup_heads(num_classes)
     self.head, self.head_drop = nn.Conv2d(self.embed_dim, num_classes, 3, padding=1), nn.Identity()
-    nn.init.trunc_normal_(self.cls_token, std=.02)
+    start = nn.init.trunc_normal_(torch.empty_like(self.cls_token), std=.02)
+    untrained = self.cls_token.detach().abs().max() < 1e-3                 # timm starts it with std 1e-6; a trained token stays
+    self.cls_token.data.copy_(torch.where(untrained, start, self.cls_token.detach()))
 
 # %% ../nbs/12_tscam.ipynb #20c73db5
 @patch(as_prop=True)

@@ -8,6 +8,7 @@ __all__ = ['measured_size', 'run_data', 'run_model', 'measure', 'chosen_threshol
 # %% ../nbs/29c_validate.ipynb #7755db71
 import torch
 
+from .backbone import check_size
 from .core import Config, ConfigError
 from .data import WSOLDataset, eval_transform, make_loader, open_split, train_transform
 from .metrics import LocalizationMetrics, Protocol
@@ -37,9 +38,15 @@ def run_data(cfg:Config)->dict: # "train" and "val": WSOLDataset; "class_names"
 # %% ../nbs/29c_validate.ipynb #4cc2f51d
 def run_model(cfg:Config, num_classes:int): # -> (model, LoadReport or None)
     "The model of a configuration, with its starting weights and a report of what was loaded."
-    sizes = dict(dynamic_img_size=True) if measured_size(cfg) != cfg.img_size else {}
+    own = dict(drop_rate="drop", drop_path_rate="drop_path", dynamic_img_size="eval_size")
+    own |= {k: k for k in ("img_size", "variant", "pretrained", "num_classes", "arch")}
+    for k in cfg.model_args:
+        if k in own: raise ConfigError(f"model_args: {k} is a setting of its own, {own[k]}")
+    n = measured_size(cfg)
+    sizes = dict(dynamic_img_size=True) if n != cfg.img_size else {}
     model = build_model(cfg.arch, num_classes, img_size=cfg.img_size, variant=cfg.variant, drop_rate=cfg.drop, drop_path_rate=cfg.drop_path,
                         pretrained=cfg.pretrained, **sizes, **cfg.model_args)
+    if sizes: check_size(model, torch.empty(1, 3, n, n, device="meta"))
     return model, load_checkpoint(model, cfg.checkpoint_path) if cfg.checkpoint_path else None
 
 # %% ../nbs/29c_validate.ipynb #a8306140

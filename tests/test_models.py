@@ -1,4 +1,6 @@
 "Every registered model, and the backbones beyond: train, evaluate, localize, save, load; refusals give the reason."
+import pickle
+
 import numpy as np
 import pytest
 import timm
@@ -12,7 +14,9 @@ from lca_md.losses import lca_md_loss
 from lca_md.metrics import LocalizationMetrics, Protocol
 from lca_md.models import ARCHS, METHODS, build_model, from_card, load_checkpoint, localizer, save_checkpoint, shipped_weights
 from lca_md.predict import Localizer
-from lca_md.synth import draw_bird
+from lca_md.synth import draw_bird, write_synthbirds
+from lca_md.train import NotFinite, Run
+from lca_md.tscam import make_localizer
 
 K = 7
 SMALL = {"deit": dict(embed_dim=48, depth=2, num_heads=3), "vit": dict(embed_dim=64, depth=2, num_heads=2),
@@ -168,3 +172,58 @@ def test_onnx_of_sat_takes_any_batch(tmp_path):
     logits, maps = ort.InferenceSession(export_onnx(m, tmp_path/"m.onnx")).run(None, {"images": x.numpy()})
     with torch.no_grad(): out = m(x)
     assert np.abs(logits - out.logits.numpy()).max() < 1e-4 and np.abs(maps - out.cams.numpy()).max() < 1e-3
+
+
+# ---- found by a bug hunt
+
+@pytest.mark.parametrize("name", ["deit_lca_md_tiny_patch16_224", "deit_sat_tiny_patch16_224", "conformer_tscam_small_patch16_224"])
+def test_models_can_be_pickled(name):
+    torch.manual_seed(0)
+    model, x = build_model(name, K, **SMALL[name.split("_")[0]]).eval(), batch(birds(1))
+    again = pickle.loads(pickle.dumps(model)).eval()
+    with torch.no_grad(): assert torch.equal(again(x).logits, model(x).logits) and type(again) is type(model)
+
+
+def test_a_trained_class_token_stays():
+    vit = timm.create_model("deit_tiny_patch16_224", num_classes=0, **SMALL["deit"])
+    torch.nn.init.normal_(vit.cls_token)
+    was = vit.cls_token.detach().clone()
+    assert torch.equal(make_localizer(METHODS["lca_md"], vit, K).cls_token, was)
+
+
+def test_maps_carry_no_gradient():
+    for name in ("deit_sat_tiny_patch16_224", "deit_lca_md_plus_tiny_patch16_224"):
+        model = build_model(name, K, embed_dim=48, depth=12, num_heads=3).eval()
+        assert model(batch(birds(1))).cams.numpy().shape[:2] == (1, K)
+
+
+BAD = [(dict(model_args=dict(img_size=64)), "a setting of its own"), (dict(eval_size=90), "multiples of the patch size"),
+       (dict(model_args=dict(patch_drop_rate=.5)), "patch_drop_rate"), (dict(opt="adamx"), "cannot make this optimizer"),
+       (dict(opt_betas=[.9]), "cannot make this optimizer"),
+       (dict(arch="deit_lca_md_plus_tiny_patch16_224", model_args=dict(head=dict(reach=7))), "reach")]
+
+
+@pytest.mark.parametrize("over, said", BAD)
+def test_bad_settings_are_named_before_training(over, said, tmp_path):
+    data = write_synthbirds(tmp_path/"birds", 16, 8, size=64, workers=0)
+    with pytest.raises(ConfigError, match=said):
+        cfg = dict(data=str(data), out=str(tmp_path/"run"), img_size=64, val_per_class=1, recipe="light", device="cpu") | over
+        Run(Config(**cfg))
+
+
+def test_positions_that_are_no_square_are_named(tmp_path):
+    vit = timm.create_model("deit_tiny_patch16_224", num_classes=0, **SMALL["deit"])
+    sd = dict(vit.state_dict(), pos_embed=torch.zeros(1, 198, 48))
+    torch.save(sd, tmp_path/"distilled.pth")
+    model = build_model("deit_tscam_tiny_patch16_224", K, **SMALL["deit"])
+    with pytest.raises(CheckpointError, match="198 positions"): load_checkpoint(model, tmp_path/"distilled.pth")
+
+
+def test_a_step_that_is_refused_leaves_running_statistics(tmp_path):
+    data = write_synthbirds(tmp_path/"birds", 16, 8, size=64, workers=0)
+    run = Run(Config(arch="deit_tscam_tiny_patch16_224", model_args=dict(SMALL["deit"], stem="conv"), data=str(data), out=str(tmp_path/"run"),
+                     img_size=64, batch_size=8, val_per_class=1, recipe="light", device="cpu"))
+    was = [b.clone() for b in run.net.buffers()]
+    with torch.no_grad(): run.net.head.bias.fill_(torch.nan)
+    with pytest.raises(NotFinite): run.train_step([next(iter(run.loader))])
+    assert len(was) > 3 and all(torch.equal(a, b) for a, b in zip(was, run.net.buffers()))
