@@ -22,7 +22,7 @@ from .commands import combinations, localize_summary, protocol_table, released_n
 from .core import ConfigError, LcaError
 from .evaluate import EvalConfig, evaluation_folder
 from .options import Params
-from .runs import check_parameters, execute, parse_pairs
+from .runs import DemoConfig, check_parameters, execute, parse_pairs
 from .states import Stopped
 from .sweep import do_job, plan, report, run_sweep
 
@@ -40,6 +40,10 @@ def main():
     except Stopped as e: print(e)
     except LcaError as e:
         print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as e:
+        if not e.filename or isinstance(e, FileNotFoundError): raise
+        print(f"error: {e.filename}: {e.strerror}; choose another path, or mend that", file=sys.stderr)
         sys.exit(2)
     except SystemExit as e:
         if e.code == 130: print("stopped by Ctrl-C; what was saved is kept (train continues with --resume)", file=sys.stderr)
@@ -96,7 +100,8 @@ def evaluate(checkpoint:o.Own="runs/train/best.safetensors", data:o.EvalData="",
     "Every protocol's numbers of one checkpoint, or one folder of maps; continues if it was stopped."
     given = check_parameters("evaluate", dict(checkpoint=checkpoint, data=data, split=split, maps=maps, out=out) | parse_pairs(param or []))
     home = evaluation_folder(EvalConfig(**given))
-    execute("evaluate", dict(given, out=str(home)), _home(home, "evaluate", resume=(home/"parts").is_dir()))
+    execute("evaluate", dict(given, out=str(home)), _home(home, "evaluate", (home/"parts").is_dir(),
+            [given.get(k) for k in ("checkpoint", "maps", "logits", "data", "val_data")]))
     result = json.loads((home/"metrics.json").read_text())
     typer.echo(f"{protocol_table(result)}\n\nthresholds of the val rows: {result['threshold_rule']}")
 
@@ -105,11 +110,13 @@ def evaluate(checkpoint:o.Own="runs/train/best.safetensors", data:o.EvalData="",
 def test(config:o.TestConfig, resume:o.Weights, param:Params=None, out:o.TestOut=""):
     "Evaluate a weight file under a configuration, as the original project's test command did."
     for note in released_notes(config): typer.echo(f"note: {note}", err=True)
+    if not Path(resume).is_file(): raise ConfigError(f"--resume {resume}: no such weight file")
     out = out or str(Path(resume).parent/"evaluate-test")
     cfg = train_config(config, check_parameters("train", dict(parse_pairs(param or []), out=out)), resume)
     path, threshold = with_card(cfg, Path(out).parent/f"{Path(resume).stem}.card.safetensors")
     typer.echo(f"{path}: threshold {threshold['gt']:.2f}, chosen on val")
-    execute("evaluate", dict(checkpoint=str(path), data=cfg.data, out=out, device=cfg.device, threads=cfg.threads), _home(out, "evaluate"))
+    execute("evaluate", dict(checkpoint=str(path), data=cfg.data, out=out, device=cfg.device, threads=cfg.threads),
+            _home(out, "evaluate", needs=[resume, path, cfg.data]))
     typer.echo(protocol_table(json.loads((Path(out)/"metrics.json").read_text())))
 
 # %% ../nbs/33c_cli.ipynb #68a2079b
@@ -148,7 +155,7 @@ def draw(out:o.Birds="data/synthbirds", n_train:o.TrainBirds=720, n_test:o.TestB
 def demo(param:Params=None, out:o.DemoOut="runs/demo"):
     "Draw birds, train TS-CAM and LCA-MD, evaluate both, show."
     given = check_parameters("quickstart", dict(out=out) | parse_pairs(param or []))
-    nb = execute("quickstart", given, _home(out := given["out"], "demo"))
+    nb = execute("quickstart", given, _home(out := given["out"], "demo", needs=[given.get("data", DemoConfig().data)]))
     result = json.loads((Path(out)/"metrics.json").read_text())
     pictures = ", ".join(str(p) for p in sorted(Path(out).glob("*.png")))
     typer.echo(demo_table(result) + f"\n\nthe whole story: {nb.with_suffix('.html')}\npictures: {pictures}")

@@ -8,6 +8,7 @@ __all__ = ['train_config', 'released_notes', 'run_training', 'combinations', 'pr
 # %% ../nbs/33_commands.ipynb #bf2f5773
 import json
 import os
+import shlex
 from pathlib import Path
 
 import typer
@@ -25,6 +26,8 @@ def train_config(config:str="", # YAML file or shipped name
     "The configuration of a training command. Raises `ConfigError`."
     given, folder = dict(given or {}), Path(resume) if resume else None
     if folder and folder.is_dir():
+        if given.get("out") and Path(given["out"]).resolve() != folder.resolve():
+            raise ConfigError(f"--resume {resume}: a run is continued in its own folder, not in --out {given['out']}; leave out --out")
         given.update(resume=True, out=str(folder))
         if (folder/"config.yaml").is_file(): config = config or folder/"config.yaml"
     elif folder and not folder.exists(): raise ConfigError(f"--resume {resume}: no such run folder or weight file")
@@ -36,13 +39,16 @@ def released_notes(config:str, # YAML file or shipped name
                   )->list[str]: # a sentence per key that is not carried over
     "What the original project's nested file says without effect; empty for other files."
     import yaml
-    d = yaml.safe_load(config_path(config).read_text()) if config else {}
+    if config: Config.from_yaml(config) # says what is wrong with the file
+    d = yaml.safe_load(config_path(config).read_text(encoding="utf-8")) if config else {}
     return from_released(d)[1] if isinstance(d, dict) and is_released(d) else []
 
 # %% ../nbs/33_commands.ipynb #3817eca7
-def _home(out, kind, resume=False):
+def _home(out, kind, resume=False, needs=()):
     "The folder of a run, emptied by moving an earlier run aside."
     if not resume:
+        inside = [f for f in needs if f and Path(f).exists() and Path(f).resolve().is_relative_to(Path(out).resolve())]
+        if inside: raise ConfigError(f"out: {out} would be moved aside, and {inside[0]} lies in it; choose another --out")
         said = fresh_folder(out)[1]
         if said: typer.echo(said)
     return Path(out)
@@ -77,10 +83,10 @@ def run_training(cfg:Config, # everything
                 ):
     "Execute the training notebook of a configuration, and say what val chose."
     if int(os.environ.get("WORLD_SIZE", 1)) > 1: return _as_worker(cfg)
-    home = _home(cfg.out, "train", cfg.resume)
+    home = _home(cfg.out, "train", cfg.resume, [cfg.checkpoint_path, cfg.data])
     if only_print:
         home.joinpath("train.py").write_text(script("train", cfg.to_dict()))
-        return typer.echo(" ".join(["python", *launch_command(home/"train.py", processes)[1:]]))
+        return typer.echo(shlex.join(["python", *launch_command(home/"train.py", processes)[1:]]))
     nb = execute("train", cfg.to_dict(), home, processes=processes)
     typer.echo(f"{nb.parent}: {_val_line(Path(cfg.out))}")
 
@@ -140,7 +146,8 @@ def _print_lines(cfg, picture):
 # %% ../nbs/33_commands.ipynb #c5caaf62
 def _save_picture(image, got, path):
     from lca_md.viz import overlay
-    overlay(image, got.map, got.boxes, title=got.label).get_figure().savefig(path)
+    try: overlay(image, got.map, got.boxes, title=got.label).get_figure().savefig(path)
+    except (OSError, ValueError) as e: raise ConfigError(f"--picture {path}: cannot be written ({e})") from None
 
 # %% ../nbs/33_commands.ipynb #72e69826
 def _refuse_idle(cfg, picture, **flags):

@@ -273,6 +273,7 @@ def from_namespace(cls:Settings,
                   )->Config:
     "A `Config` from a notebook's variables. Raises `ConfigError` for any variable that is no field."
     given = {k: v for k,v in ns.items() if not k.startswith("_") and k not in _jupyter and isinstance(v, _plain)}
+    if isinstance(ns.get("cfg"), cls): given = {k: v for k,v in given.items() if k in config_fields(cls)} # run again: what later cells made
     return cls.from_dict(given, "parameters: ")
 
 # %% ../nbs/00b_core.ipynb #0e918b4a

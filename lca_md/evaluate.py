@@ -18,6 +18,7 @@ import torch
 from .core import CheckpointError, Config, ConfigError, DataError, Settings, pick_device, setting, write_json
 from .data import WSOLDataset, eval_transform, make_loader, open_split
 from .metrics import THRESHOLDS, LocalizationMetrics, MapFolder, Protocol, best_centred_baseline, pick_maps, whole_image_baseline
+from .states import Stopped, Stopper
 from .train import Progress, chosen_thresholds
 
 # %% ../nbs/30b_evaluate.ipynb #18b105e3
@@ -128,6 +129,7 @@ def _score(source, ds, bar, **how):
     "One part. Masks are used if every image has one."
     m, masks = LocalizationMetrics(ds.size, **how), all(r.mask is not None for r in ds.records)
     for idx, cams, logits in source(ds):
+        if why := Stopper()(): raise Stopped(f"stopped ({why}) while measuring; finished parts are kept. Continue with the same command")
         m.update(cams, logits, [ds.records[i].label for i in idx], [ds.boxes(i) for i in idx], [ds.mask(i) for i in idx] if masks else None)
         bar.step(len(idx))
     return m

@@ -153,5 +153,5 @@ def _yolo_head(rows, names, out, root):
     put_file(out/"images.txt", "".join(f"./images/{r['image']}\n" for r in rows).encode())
     head = dict(train="images.txt", val="images.txt", names=dict(enumerate(names)))
     put_file(out/"data.yaml", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).encode())
-    try: (out/"images").is_symlink() or (out/"images").symlink_to(os.path.relpath(root, out), target_is_directory=True)
+    try: (out/"images").is_symlink() or (out/"images").symlink_to(os.path.relpath(root.resolve(), out.resolve()), target_is_directory=True)
     except OSError: pass  # a system without links: put the images there by hand

@@ -77,11 +77,13 @@ def to_pil(image, # path, PIL image, or [H, W, 3] / [H, W] uint8 array
           )->Image.Image: # RGB
     "Any image as an upright RGB PIL image. Raises `DataError` for unreadable files, `ConfigError` for arrays of another kind."
     if isinstance(image, (str, Path)): return open_image(image, upright=upright)
-    if isinstance(image, Image.Image): return to_rgb(ImageOps.exif_transpose(image) if upright else image)
+    if isinstance(image, Image.Image):
+        try: return to_rgb(ImageOps.exif_transpose(image) if upright else image)
+        except (OSError, ValueError) as e: raise DataError(f"the image cannot be used ({e})") from None
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)) or not image.size:
         raise ConfigError(f"an image array must be uint8 [H, W, 3] or [H, W], got {image.dtype} {list(image.shape)}")
-    return Image.fromarray(image).convert("RGB")
+    return to_rgb(Image.fromarray(image))
 
 # %% ../nbs/31b_inference.ipynb #679eebb7
 def class_index(names:list[str], # class names, in order

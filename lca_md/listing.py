@@ -14,6 +14,7 @@ from fastcore.basics import patch
 
 from .core import ConfigError, DataError, Settings, nearest, setting
 from .data import PICTURES, is_picture
+from .folders import _leads_back
 from .formats import FORMATS
 from .inference import class_index
 from .states import file_digest
@@ -52,8 +53,10 @@ def _check_formats(formats):
 # %% ../nbs/31c_listing.ipynb #73493ff0
 def _walk(folder, leave_out):
     "Image files below a folder, by their suffix."
-    for base, dirs, files in os.walk(folder):
-        dirs[:] = sorted(d for d in dirs if not d.startswith(".") and os.path.abspath(os.path.join(base, d)) != leave_out)
+    for base, dirs, files in os.walk(folder, followlinks=True):
+        dirs[:] = sorted(d for d in dirs if not d.startswith(".") and os.path.abspath(os.path.join(base, d)) != leave_out
+                         and not os.path.isfile(os.path.join(base, d, "journal.jsonl")) # results, also those moved aside
+                         and not _leads_back(base, d))
         yield from (os.path.join(base, f) for f in sorted(files) if is_picture(f))
 
 # %% ../nbs/31c_listing.ipynb #c5fb7712

@@ -131,9 +131,16 @@ def _open_run(cfg):
     loc = Localizer.from_checkpoint(cfg.checkpoint, pick_device(cfg.device))
     t = loc.threshold("gt" if given else "pred", ask.threshold)
     root, names = list_images(cfg.images, cfg.out)
+    deep = next((n for n in names if "images" in Path(n).parts[:-1]), None)
+    if "yolo" in cfg.formats and deep: raise ConfigError(f"formats: YOLO's tools would look for the labels of {deep} beside its own folder `images`, "
+                                                         f"not in {cfg.out}; give that folder by itself, or leave yolo out of formats")
     classes, bad = given_classes(names, root, cfg, loc.names)
     settings = run_settings(cfg, root, names, t, loc.device)
-    if cfg.fresh: fresh_folder(cfg.out)
+    if cfg.fresh:
+        needed = [root/n for n in names] + [Path(cfg.checkpoint)] + [Path(cfg.labels)]*(cfg.labels not in ("predict", "folder"))
+        inside = [p for p in needed if p.resolve().is_relative_to(Path(cfg.out).resolve())]
+        if inside: raise ConfigError(f"fresh would move {cfg.out} aside, and {inside[0]} lies in it; choose another out")
+        fresh_folder(cfg.out)
     return loc, ask, root, names, classes, {**bad, **bad_names(names)}, t, Journal(Path(cfg.out)/"journal.jsonl", settings)
 
 # %% ../nbs/31d_predict.ipynb #3c0a8f23

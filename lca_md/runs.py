@@ -39,6 +39,7 @@ def project_root(start:str|Path=".", # where to begin
                 )->Path: # folder of settings.ini, or `start`
     "The checkout that `start` lies in (only if it lies in its nbs folder), else `start` itself."
     start = Path(start).resolve()
+    if "LCA_MD_STOP" in os.environ: return start # started by `execute`: paths mean what they mean to the command
     for p in [start, *start.parents]:
         if p.name == "nbs" and (p.parent/"settings.ini").is_file(): return p.parent
     return start
@@ -95,6 +96,9 @@ def parse_pairs(pairs, # ["lr=5e-5", ...]
     "`name=value` texts as a dictionary. Raises `ConfigError`."
     for p in pairs:
         if "=" not in p: raise ConfigError(f"-p {p}: expected name=value")
+    names = [p.split("=", 1)[0].strip() for p in pairs]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice: raise ConfigError(f"-p {twice}: was given twice; in a sweep write the alternatives as -p {twice}=a,b")
     return {k.strip(): v for k,v in (p.split("=", 1) for p in pairs)}
 
 # %% ../nbs/32_runs.ipynb #e768e4a6
@@ -165,7 +169,7 @@ def watched(quiet:bool=False, # show nothing
     os.environ.update(names)
     follower.start()
     try:
-        with Stopper(where/"stop"): yield follower
+        with Stopper(where/"stop") as follower.asked: yield follower
     finally:
         for k,v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
         follower.done.set()
@@ -188,6 +192,7 @@ def execute(name:str|Path, # run notebook, or a notebook file of your own
         try: _in_thread(lambda: _papermill(name, target, params))
         finally:
             if target.exists(): to_html(target)
+        if why := follower.asked(): raise Stopped(f"stopped ({why}); {target} is done")
     return target
 
 # %% ../nbs/32_runs.ipynb #672a2e57

@@ -42,8 +42,11 @@ def read_list(path:str|Path, # lines such as "method=tscam seed=1"; empty lines 
     "The runs listed in a file. Raises `ConfigError` naming the line."
     path, out = Path(path), []
     if not path.is_file(): raise ConfigError(f"--list {path}: no such file")
-    for i,line in enumerate(path.read_text().splitlines(), 1):
-        words = shlex.split(line, comments=True)
+    try: lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as e: raise ConfigError(f"--list {path}: not UTF-8 text ({e})") from None
+    for i,line in enumerate(lines, 1):
+        try: words = shlex.split(line, comments=True)
+        except ValueError as e: raise ConfigError(f"{path}, line {i}: {e} in {line.strip()!r}") from None
         if any("=" not in w for w in words): raise ConfigError(f"{path}, line {i}: expected name=value, got {line.strip()!r}")
         if words: out.append(dict(w.split("=", 1) for w in words))
     return out
@@ -79,7 +82,8 @@ def plan(combos:list[dict], # settings of each run
         given = dict(varied)
         arch = given.get("arch") or (Config.from_yaml(config) if config else Config()).arch
         if "method" in given: given["arch"] = with_method(arch, given.pop("method"))
-        name = re.sub(r"[^\w.=,+\-]+", "_", ",".join(f"{k}={v}" for k,v in varied.items() if named is None or k in named))
+        name = ",".join(f"{k}={v}" for k,v in varied.items() if named is None or k in named) or ",".join(f"{k}={v}" for k,v in varied.items())
+        name = re.sub(r"[^\w.=,+\-]+", "_", name) or "run"      # never empty: that would be the folder of the whole sweep
         given = check_parameters("train", dict(given, out=str(Path(out)/name)))
         jobs.append(Job(name, Config.from_yaml(config, **given) if config else Config(**given), varied))
     twice = [j.name for i,j in enumerate(jobs) if j.name in [o.name for o in jobs[:i]]]
@@ -137,16 +141,24 @@ def _numbers(folder):
         table = [r for r in json.loads(file.read_text())["table"] if r["protocol"].startswith("gt map")]
         rows = [r for how in ("chosen on val", "fixed") for r in table if how in r["protocol"]]  # fixed: val has no boxes
         if rows: return re.sub(r"threshold [\d.]+ chosen", "threshold chosen", rows[0]["protocol"]), {k: rows[0].get(k) for k in METRICS}
-    if card.is_file(): return "gt map, threshold and epoch chosen on val, val split", json.loads(card.read_text())["val"]
+    if card.is_file() and (val := json.loads(card.read_text())["val"]):
+        return ("gt map, threshold and epoch chosen on val, val split" if "gt_known" in val else "epoch chosen by Top-1 Cls on val, val split"), val
     return None
 
 # %% ../nbs/32b_sweep.ipynb #93962dd0
 def run_folders(paths, # folders of runs, or folders that hold them
                )->list[Path]:
     "The folders of runs. Raises `ConfigError` if there are none."
-    found = [f for p in map(Path, paths) for f in ([p] if (p/"config.yaml").is_file() else sorted(d.parent for d in p.glob("*/config.yaml")))]
+    found = [f for p in map(Path, paths) for f in ([p] if (p/"config.yaml").is_file() else
+             sorted(d.parent for d in p.glob("*/config.yaml") if not _moved_aside(d.parent)))]
+    found = list({f.resolve(): f for f in found}.values()) # none counts twice
     if not found: raise ConfigError(f"{', '.join(map(str, paths))}: no folder of a run (none holds a config.yaml)")
     return found
+
+def _moved_aside(folder):
+    "Whether `fresh_folder` moved this run out of the way of a later one."
+    out = (yaml.safe_load((folder/"config.yaml").read_text()) or {}).get("out", "")
+    return re.fullmatch(re.escape(Path(out).name) + r"\.\d+", folder.name) is not None
 
 # %% ../nbs/32b_sweep.ipynb #68674279
 def collect(paths, # as `run_folders`
@@ -160,6 +172,10 @@ def collect(paths, # as `run_folders`
     if lost: raise ConfigError(f"{lost[0]}: has no numbers yet (neither evaluate-test/metrics.json nor best.json)")
     protocols = sorted({p for p,_ in got})
     if len(protocols) > 1: raise ConfigError(f"runs under different protocols cannot be compared: {'; '.join(protocols)}")
+    first = {}
+    for f,c in zip(folders, configs):
+        other = first.setdefault(json.dumps([c.get(k) for k in varies]), f)
+        if other != f: raise ConfigError(f"{other} and {f} have the same settings, seed included, and would count as two runs; give one of them")
     return [dict(run=f.name, **{k: c.get(k) for k in varies}, **n) for f,c,(_,n) in zip(folders, configs, got)], varies, protocols[0]
 
 # %% ../nbs/32b_sweep.ipynb #f2a2cfeb
@@ -215,8 +231,9 @@ def picture(rows:list[dict], varies:list[str], protocol:str): # a picture
     from lca_md.viz import subplots
     names = groups(rows, varies)
     flat = pd.DataFrame([dict(group=n, seed=r.get("seed", 0), **{k: r.get(k) for k in METRICS}) for n,g in names.items() for r in g])
-    fig, axes = subplots(1, len(METRICS), size=(7.2, 2.6 + .1*max(map(len, names))*(len(names) > 0)), squeeze=False)
-    for ax,(k,title) in zip(axes[0], METRICS.items()):
+    measured = {k: v for k,v in METRICS.items() if flat[k].notna().any()}
+    fig, axes = subplots(1, len(measured), size=(7.2, 2.6 + .1*max(map(len, names))*(len(names) > 0)), squeeze=False)
+    for ax,(k,title) in zip(axes[0], measured.items()):
         sns.lineplot(flat, x="group", y=k, units="seed", estimator=None, color=".75", lw=1, ax=ax)
         sns.stripplot(flat, x="group", y=k, hue="group", jitter=False, legend=False, ax=ax)
         ax.set(title=title, xlabel="", ylabel="")
