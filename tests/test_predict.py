@@ -368,3 +368,30 @@ def test_report(toy, photos, tmp_path):
     after = folder_bytes(tmp_path/"out")
     assert after.keys() - before.keys() == {"localize.ipynb", "localize.html"} and {k: after[k] for k in before} == before
     assert "share of the image" in (tmp_path/"out"/"localize.html").read_text()
+
+
+# ---- found by a bug hunt
+
+def test_fresh_does_not_move_the_photographs(tmp_path):
+    photos = tmp_path/"photos"
+    photos.mkdir()
+    Image.fromarray(draw_bird(0).image).save(photos/"a.jpg")
+    cfg = LocalizeConfig(images=str(photos), checkpoint=str(shipped_weights("lca_md")), out=str(photos), fresh=True, device="cpu")
+    with pytest.raises(ConfigError, match="would move .* aside"): localize_folder(cfg)
+    assert (photos/"a.jpg").is_file() and not (tmp_path/"photos.1").exists()
+
+
+def test_a_command_does_not_move_its_own_input(tmp_path):
+    "`--out` must not be the folder of the checkpoint that is evaluated."
+    run = tmp_path/"run"
+    run.mkdir()
+    (run/"best.safetensors").write_bytes(shipped_weights("lca_md").read_bytes())
+    said = CliRunner().invoke(app, ["evaluate", "--checkpoint", str(run/"best.safetensors"), "--data", str(tmp_path), "--out", str(run)])
+    assert "would be moved aside" in str(said.exception) and (run/"best.safetensors").is_file()
+
+
+def test_transparency_is_white_from_an_array_too():
+    rgba = np.zeros((20, 30, 4), np.uint8)
+    assert np.asarray(to_pil(rgba)).min() == 255
+    for shape in ((10, 12, 1), (0, 12, 3)):
+        with pytest.raises(ConfigError): to_pil(np.zeros(shape, np.uint8))

@@ -74,3 +74,26 @@ def test_protocols_are_not_mixed(birds, tmp_path):
         (tmp_path/name/"evaluate-test").mkdir()
         (tmp_path/name/"evaluate-test"/"metrics.json").write_text(json.dumps(dict(table=[row])))
     with pytest.raises(ConfigError, match="different protocols cannot be compared"): collect([tmp_path])
+
+
+# ---- found by a bug hunt
+
+def test_no_run_lies_in_the_folder_of_the_sweep(tmp_path):
+    jobs = plan([dict(seed=1, layer_decay=.5), dict(seed=1)], out=tmp_path/"sw", named={"layer_decay"})
+    assert [j.name for j in jobs] == ["layer_decay=0.5", "seed=1"] and len({j.cfg.out for j in jobs} - {str(tmp_path/"sw")}) == 2
+    assert plan([{}], out=tmp_path/"sw", named=set())[0].name == "run"
+
+
+def finished(folder, **settings):
+    folder.mkdir(parents=True)
+    (folder/"config.yaml").write_text(json.dumps(dict(out=str(folder), **settings)))
+    (folder/"best.json").write_text(json.dumps(dict(val=dict(gt_known=50., top1_loc=40., top1_cls=60., mean_iou=55.))))
+
+
+def test_a_run_counts_once(tmp_path):
+    for s in (1, 2): finished(tmp_path/f"seed={s}", seed=s)
+    (tmp_path/"seed=1.1").mkdir()  # moved aside when the sweep was started again
+    (tmp_path/"seed=1.1"/"config.yaml").write_text(json.dumps(dict(out=str(tmp_path/"seed=1"), seed=1)))
+    assert len(collect([tmp_path, tmp_path/"seed=1"])[0]) == 2
+    finished(tmp_path/"again", seed=2)
+    with pytest.raises(ConfigError, match="would count as two runs"): collect([tmp_path])
