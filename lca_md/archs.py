@@ -124,12 +124,9 @@ def localizer(method:str, # "tscam", "scm" or "lca_md"
         if backbone == CONFORMER: model = _conformer(pretrained, num_classes, **given, **kwargs)
         else: model = vit_backbone(backbone, pretrained, **given, **kwargs)
     except (TypeError, AssertionError) as e: raise ConfigError(f"model options {sorted(kwargs)}: {e}") from None
-    kept = {k: p.detach().clone() for k,p in model.named_parameters() if k == "cls_token" and pretrained}
-    try: model = make_localizer(METHODS[method], model, num_classes, variant=variant, **(head or {}))
+    try: return make_localizer(METHODS[method], model, num_classes, variant=variant, **(head or {}))
     except ConfigError: raise
     except (TypeError, ValueError) as e: raise ConfigError(f"head options {sorted(head or {})}: {e}") from None
-    nn.Module.load_state_dict(model, kept, strict=False)                 # a new head must not cost the pretrained class token
-    return model
 
 # %% ../nbs/15_archs.ipynb #962c9d46
 def vit_backbone(name:str, # of a timm VisionTransformer

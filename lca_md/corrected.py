@@ -153,7 +153,7 @@ def setup_head(self:LCAMDPlus,
     directions(reach)
     if len(naming := tuple(naming)) != 2: raise ConfigError(f"naming: expected two weights, foreground and background, got {list(naming)}")
     TSCAM.setup_head(self, num_classes, variant)
-    self.root, self.spread, self.walk, self.reach, self.pooling, self.naming, self.maps = root, spread, walk, reach, pooling, tuple(naming), maps
+    self.root, self.spread, self.walk, self.reach, self.pooling, self.naming, self.maps = root, spread, walk, reach, pooling, naming, maps
 
 # %% ../nbs/16b_corrected.ipynb #893cbec5
 @patch

@@ -129,7 +129,7 @@ def setup_head(self:SAT,
     if not 0 < area < 1: raise ConfigError(f"area: must be between 0 and 1, got {area}")
     if len(weights := tuple(weights)) != 2: raise ConfigError(f"weights: expected two, batch area and normalization, got {list(weights)}")
     TSCAM.setup_head(self, num_classes, variant)
-    self.area, self.weights = area, tuple(weights)
+    self.area, self.weights = area, weights
     self.spatial_token = nn.Parameter(torch.zeros_like(self.cls_token))
     nn.init.trunc_normal_(self.spatial_token, std=.02)
 
